@@ -1,0 +1,83 @@
+"""The registry of generator families, and the contract that each of them keeps.
+
+A family is one module of this package, found by its file name. It holds everything that
+its paper describes and nothing about files, time, checkpoints or logs: the training loop
+owns those and knows no family by name. A new family is one new file here and one block
+under `families:` in params.yaml.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a family is built for: the images' shape, and the number of classes (0: unlabelled)."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch on the device: `x_BCHW` float32 in [-1, 1], `y_B` int64 or None."""
+
+    x_BCHW: Tensor
+    y_B: Tensor | None
+
+
+class Family(Protocol):
+    """What the loop and the sampler ask of a family, which is an `nn.Module` with these parts.
+
+    Each module in this package also defines `Config` (a frozen pydantic model) and
+    `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the
+    limit if the family cannot make images of that spec.
+    """
+
+    condition: ClassVar[str]  # "label", or "image": samples then have parents
+    TRAINS: ClassVar[bool]  # False: there is nothing to fit, only `finish` is called
+    ALARMS: ClassVar[dict[str, tuple[float, float]]]  # healthy bounds of step's own metrics
+    SAMPLING: ClassVar[frozenset[str]]  # which of generate's knobs (steps, guidance) it has
+    network: nn.Module  # what samples; the loop keeps its exponential moving average
+    optimisers: dict[str, Optimizer]
+
+    def attach(self, fabric: Any) -> None:
+        """Hand networks and optimisers to Fabric's `setup`; use its `backward` from now on."""
+
+    def step(self, batch: Batch, progress: float) -> dict[str, float]:
+        """Update once on a batch at `progress` in [0, 1] of the budget; return metrics, `loss` first."""
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply every learning rate from now on, as a rollback does."""
+
+    def finish(self, batches: Any) -> None:
+        """See the training data once more after the last step, with the averaged weights."""
+
+    def sample(
+        self,
+        y_B: Tensor | None,
+        seeds_B: list[int],
+        sources_BCHW: Tensor | None = None,
+        **knobs: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw one image per seed: uint8 BCHW, and the family's own score (B,) or None."""
+
+
+def names() -> list[str]:
+    """Every family that has a file here, in alphabetical order."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
+
+
+def load(name: str) -> ModuleType:
+    """Import a family by name. Raises KeyError that lists the families there are."""
+    if name not in names():
+        raise KeyError(f"no family {name!r}; there are: {', '.join(names())}")
+    return import_module(f"models.families.{name}")

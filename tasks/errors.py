@@ -1,0 +1,8 @@
+"""The one error that users see: what was found, where, and what to do about it."""
+
+
+class UserError(Exception):
+    """Something that the user can mend. Its text is shown as it is, without a traceback.
+
+    Say in at most six lines: the params key or file, what was found there, what to do.
+    """

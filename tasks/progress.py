@@ -1,0 +1,51 @@
+"""Progress of long work: one line in a terminal, a log line now and then elsewhere, quiet in CI."""
+
+import logging
+import os
+import sys
+import time
+
+log = logging.getLogger("mintage.progress")
+TERMINAL_SECONDS = 0.2
+LOG_SECONDS = 30.0
+
+
+class Progress:
+    """Counts images towards `total` and shows how many, how fast, and how long there is to go."""
+
+    def __init__(self, doing: str, total: int, done: int = 0) -> None:
+        self.doing, self.total, self.done = doing, total, done
+        self.already = done
+        self.started = self.shown = time.monotonic()
+        self.terminal = sys.stderr.isatty() and "CI" not in os.environ
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.terminal:
+            sys.stderr.write("\r" + self.line() + "\n")
+        elif failure[0] is None and "CI" not in os.environ:
+            log.info(self.line())
+
+    def add(self, images: int, note: str = "") -> None:
+        """Count `images` more, and show `note` (a loss, a split) beside them."""
+        self.done += images
+        now = time.monotonic()
+        if now - self.shown < (TERMINAL_SECONDS if self.terminal else LOG_SECONDS):
+            return
+        self.shown = now
+        if self.terminal:
+            sys.stderr.write("\r" + self.line(note).ljust(100))
+            sys.stderr.flush()
+        elif "CI" not in os.environ:
+            log.info(self.line(note))
+
+    def line(self, note: str = "") -> str:
+        """The words that are shown: what, how many, how fast, how long to go."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        rate = (self.done - self.already) / seconds
+        left = (self.total - self.done) / rate if rate else float("inf")
+        ahead = f"{left:.0f} s left" if 0 < left < float("inf") else f"{seconds:.1f} s"
+        parts = [f"{self.doing}: {self.done:,} of {self.total:,} images", f"{rate:,.0f} images/s", ahead]
+        return ", ".join(parts + ([note] if note else []))

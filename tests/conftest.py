@@ -1,0 +1,28 @@
+"""What every test shares: the project's root on the path, and no socket but loopback."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch):
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
+            raise AssertionError(f"a test called out to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
