@@ -1,0 +1,298 @@
+"""Class-conditional diffusion: EDM (Karras et al. 2022, arXiv 2206.00364), equations by its numbers.
+
+A denoiser D(x; sigma) learns to give the mean of the clean images that could have become x when
+normal noise of deviation sigma was added; sampling walks sigma from SIGMA_MAX down to 0. The network
+works on 2 x 2 pixels folded into channels, which costs little in quality and saves most of the time.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from models.families import Batch, Spec
+from models.noise import SampleNoise
+
+SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 80.0, 7.0
+STEPS, GUIDANCE = 12, 1.0
+WARM_UP = 0.03
+
+
+class Config(BaseModel):
+    """What decides the weights that training arrives at.
+
+    width: channels at the finest level, a multiple of 16; coarser levels have twice as many.
+    blocks: residual blocks at each level of the encoder; the decoder has as many.
+    lr: Adam's learning rate at its height; it warms up first, and falls to 0 along a cosine.
+    label_dropout: share of training images whose label is hidden, which guidance needs.
+    sigma_data: standard deviation of the images' pixels, in [-1, 1] (EDM table 1).
+    p_mean, p_std: mean and deviation of ln(sigma) in training (EDM table 1).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(64, ge=16, le=512, multiple_of=16)
+    blocks: int = Field(1, ge=1, le=8)
+    lr: float = Field(2e-3, gt=0)
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    sigma_data: float = Field(0.5, gt=0)
+    p_mean: float = -1.2
+    p_std: float = Field(1.2, gt=0)
+
+
+class Block(nn.Module):
+    """Residual block: two convolutions, the second's input scaled and shifted by the embedding."""
+
+    def __init__(self, c_in: int, c_out: int, c_emb: int, attends: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(c_in // 16, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.affine = nn.Linear(c_emb, 2 * c_out)
+        self.norm2 = nn.GroupNorm(c_out // 16, c_out)
+        self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.attention = Attention(c_out) if attends else nn.Identity()
+
+    def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
+        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        scale_BC11, shift_BC11 = self.affine(emb_BE)[..., None, None].chunk(2, dim=1)
+        h_BCHW = torch.addcmul(shift_BC11, self.norm2(h_BCHW), 1 + scale_BC11)
+        return self.attention(self.skip(x_BCHW) + self.conv2(F.silu(h_BCHW)))
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions, 32 channels a head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(channels // 16, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        B, C, H, W = x_BCHW.shape
+        qkv = self.qkv(self.norm(x_BCHW)).reshape(B, 3, C // 32, 32, H * W)
+        q_BhTd, k_BhTd, v_BhTd = qkv.transpose(3, 4).unbind(1)
+        h_BhTd = F.scaled_dot_product_attention(q_BhTd, k_BhTd, v_BhTd)
+        return x_BCHW + self.out(h_BhTd.transpose(2, 3).reshape(B, C, H, W))
+
+
+class UNet(nn.Module):
+    """The raw network F of eq. 7: levels of blocks, joined by adding, with attention at the coarsest.
+
+    Skips are added, where U-Nets usually concatenate: for the time that saves, more images are seen.
+    """
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        fine, coarse, c_fold, c_emb = config.width, 2 * config.width, 4 * spec.channels, 4 * config.width
+        sides, widths = (spec.height // 2, spec.width // 2), [fine]
+        while all(side % 2 == 0 and side > 4 for side in sides):
+            sides = (sides[0] // 2, sides[1] // 2)
+            widths.append(coarse)
+        self.null_label = spec.classes
+        self.frequency_F: Tensor
+        self.register_buffer("frequency_F", math.pi * 2.0 ** torch.linspace(-2, 3, 16), persistent=False)
+        self.embed_noise = nn.Linear(32, c_emb)
+        self.embed_label = nn.Embedding(spec.classes + 1, c_emb)
+        self.embed = nn.Linear(c_emb, c_emb)
+        self.conv_in = nn.Conv2d(c_fold, fine, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            above = widths[max(level - 1, 0)]
+            attends = level == len(widths) - 1
+            ends = [above, *[width] * config.blocks]
+            self.down.append(nn.ModuleList(Block(a, b, c_emb, attends) for a, b in pairwise(ends)))
+            self.up.insert(0, nn.ModuleList(Block(b, a, c_emb, attends) for a, b in pairwise(ends))[::-1])
+        self.norm_out = nn.GroupNorm(fine // 16, fine)
+        self.conv_out = _zero(nn.Conv2d(fine, c_fold, 3, padding=1))
+
+    def forward(self, x_BCHW: Tensor, noise_B: Tensor, y_B: Tensor) -> Tensor:
+        angle_BF = noise_B[:, None] * self.frequency_F
+        emb_BE = self.embed_noise(torch.cat([angle_BF.cos(), angle_BF.sin()], dim=1))
+        emb_BE = F.silu(self.embed(F.silu(emb_BE + self.embed_label(y_B))))
+        h_BCHW = self.conv_in(F.pixel_unshuffle(x_BCHW, 2))
+        skips = []
+        for level, blocks in enumerate(self.down):
+            h_BCHW = F.avg_pool2d(h_BCHW, 2) if level else h_BCHW
+            for block in cast(nn.ModuleList, blocks):
+                h_BCHW = block(h_BCHW, emb_BE)
+                skips.append(h_BCHW)
+        h_BCHW = torch.zeros_like(h_BCHW)
+        for level, blocks in enumerate(self.up):
+            h_BCHW = F.interpolate(h_BCHW, scale_factor=2.0) if level else h_BCHW
+            for block in cast(nn.ModuleList, blocks):
+                h_BCHW = block(h_BCHW + skips.pop(), emb_BE)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h_BCHW))), 2)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Start a residual branch, or the output, at nothing."""
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+def scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """c_skip, c_out, c_in and c_noise of the preconditioning at noise deviation `sigma` (EDM table 1)."""
+    total = (sigma**2 + sigma_data**2).sqrt()
+    return sigma_data**2 / total**2, sigma * sigma_data / total, 1 / total, sigma.log() / 4
+
+
+def sigmas(steps: int) -> list[float]:
+    """The noise deviations of a sampling in `steps` evaluations, and the closing 0 (EDM eq. 5)."""
+    if steps < 2:
+        raise ValueError(f"sampling needs 2 steps or more, not {steps}")
+    high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
+    return [*((high + i / (steps - 1) * (low - high)) ** RHO for i in range(steps)), 0.0]
+
+
+def walk(denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float]) -> Tensor:
+    """Take `x` from noise deviation levels[0] to levels[-1], with one evaluation of `denoise` a step.
+
+    The probability-flow ODE (EDM eq. 1) is linear in x but for the denoiser, so in t = -ln(sigma) the
+    linear part is solved exactly, and D is extrapolated along t from its last two values: second order
+    (DPM-Solver++(2M): Lu et al. 2022, arXiv 2211.01095, algorithm 2, with alpha = 1). The first step,
+    and one to 0, where t has no end, hold D constant.
+    """
+    D_before, h_before = None, 0.0
+    for now, then in pairwise(levels):
+        D = denoise(x, now)
+        if then == 0:
+            return D
+        h = math.log(now / then)
+        slope = 0.0 if D_before is None else h / (2 * h_before)
+        ahead = D if D_before is None else D + slope * (D - D_before)
+        x = then / now * x - math.expm1(-h) * ahead
+        D_before, h_before = D, h
+    return x
+
+
+class Diffusion(nn.Module):
+    """The family: what it learns with, how it learns, and how it samples."""
+
+    condition: ClassVar[str] = "label"
+    TRAINS: ClassVar[bool] = True
+    ALARMS: ClassVar[dict[str, tuple[float, float]]] = {"loss": (0.0, 2.0), "grad_norm": (0.0, 10.0)}
+    SAMPLING: ClassVar[frozenset[str]] = frozenset({"steps", "guidance"})
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.network = UNet(config, spec)
+        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.optimisers: dict[str, Optimizer] = {"network": adam}
+        self.lr_factor: Tensor
+        self.register_buffer("lr_factor", torch.ones(()))
+        self._forward: Callable[..., Tensor] = self.network.__call__
+        self._backward: Callable[[Tensor], None] = Tensor.backward
+
+    def attach(self, fabric: Any) -> None:
+        """Train through Fabric from now on; sampling still calls the network itself."""
+        network, adam = fabric.setup(self.network, self.optimisers["network"])
+        self.optimisers = {"network": adam}
+        # A bound method, since as a module attribute the wrapper would double every state_dict key.
+        self._forward, self._backward = network.__call__, fabric.backward
+
+    def denoise(
+        self, x_BCHW: Tensor, sigma_B: Tensor, y_B: Tensor | None, network: Callable[..., Tensor]
+    ) -> Tensor:
+        """D(x; sigma), the mean of the clean images that `x` may come from (EDM eq. 7), in float32."""
+        c_skip, c_out, c_in, c_noise = scalings(sigma_B[:, None, None, None], self.config.sigma_data)
+        if y_B is None:
+            y_B = torch.full((len(x_BCHW),), self.network.null_label, device=x_BCHW.device)
+        F_BCHW = network(c_in * x_BCHW, c_noise.flatten(), y_B)
+        return c_skip * x_BCHW + c_out * F_BCHW.float()
+
+    def loss(self, x_BCHW: Tensor, y_B: Tensor | None, network: Callable[..., Tensor]) -> Tensor:
+        """The weighted denoising error (EDM eq. 2 with table 1), averaged over images and pixels."""
+        noise_B = torch.randn(len(x_BCHW), device=x_BCHW.device)
+        sigma_B = (self.config.p_mean + self.config.p_std * noise_B).exp()
+        if y_B is not None:
+            hidden_B = torch.rand(len(y_B), device=y_B.device) < self.config.label_dropout
+            y_B = torch.where(hidden_B, self.network.null_label, y_B)
+        sigma_B111 = sigma_B[:, None, None, None]
+        noisy_BCHW = x_BCHW + sigma_B111 * torch.randn_like(x_BCHW)
+        weight_B111 = scalings(sigma_B111, self.config.sigma_data)[1] ** -2  # lambda = 1 / c_out^2
+        error_BCHW = self.denoise(noisy_BCHW, sigma_B, y_B, network) - x_BCHW
+        return (weight_B111 * error_BCHW**2).mean()
+
+    def step(self, batch: Batch, progress: float) -> dict[str, float]:
+        """Update once. Draws its noise from torch's global generator of the batch's device."""
+        rise = min(1.0, progress / WARM_UP) if progress < 1 else 1.0
+        fall = 0.5 + 0.5 * math.cos(math.pi * progress)
+        adam = self.optimisers["network"]
+        for group in adam.param_groups:
+            group["lr"] = self.config.lr * rise * fall * float(self.lr_factor)
+        loss = self.loss(batch.x_BCHW, batch.y_B, self._forward)
+        adam.zero_grad()
+        self._backward(loss)
+        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        adam.step()
+        return {"loss": float(loss.detach()), "grad_norm": float(norm)}
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply the learning rate from now on."""
+        self.lr_factor *= factor
+
+    def finish(self, batches: Any) -> None:
+        """Nothing is left to fit."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        y_B: Tensor | None,
+        seeds_B: list[int],
+        sources_BCHW: Tensor | None = None,
+        steps: float | None = None,
+        guidance: float | None = None,
+    ) -> tuple[Tensor, None]:
+        """Draw one image per seed.
+
+        Args:
+            y_B: int64 labels; None where there are none.
+            seeds_B: what each image's noise is drawn from.
+            sources_BCHW: not used; the family is asked with labels.
+            steps: evaluations of the network per image, 2 or more; None: 12.
+            guidance: how far to lead away from what the network makes without a label (Ho & Salimans
+                2022, arXiv 2207.12598): 1 does not, and above 1 every step costs 2 evaluations; None: 1.
+
+        Returns:
+            uint8 images (B, C, H, W), and no score.
+
+        Raises:
+            ValueError: too few steps, or guidance of a model that never learned with and without labels.
+        """
+        levels = sigmas(STEPS if steps is None else int(steps))
+        guidance = GUIDANCE if guidance is None else guidance
+        if guidance != 1 and (y_B is None or self.config.label_dropout == 0):
+            raise ValueError(f"guidance {guidance} needs labels, and a label_dropout above 0 in training")
+        device = self.network.frequency_F.device
+        y_B = None if y_B is None else y_B.to(device)
+
+        def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
+            sigma_B = torch.full((len(x_BCHW),), sigma, device=device)
+            D_BCHW = self.denoise(x_BCHW, sigma_B, y_B, self.network)
+            if guidance == 1:
+                return D_BCHW
+            return torch.lerp(self.denoise(x_BCHW, sigma_B, None, self.network), D_BCHW, guidance)
+
+        shape = (self.spec.channels, self.spec.height, self.spec.width)
+        x_BCHW = levels[0] * SampleNoise(seeds_B, device).normal(shape)
+        x_BCHW = walk(denoise, x_BCHW, levels)
+        return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), None
+
+
+def build(config: Config, spec: Spec) -> Diffusion:
+    """Make the family. Raises ValueError unless the sides are multiples of 4 from 8 to 256."""
+    if any(side % 4 or not 8 <= side <= 256 for side in (spec.height, spec.width)):
+        found = f"{spec.height} x {spec.width}"
+        raise ValueError(f"diffusion makes images whose sides are multiples of 4 from 8 to 256, not {found}")
+    if spec.channels not in (1, 3):
+        raise ValueError(f"diffusion makes images of 1 or 3 channels, not {spec.channels}")
+    return Diffusion(config, spec)
