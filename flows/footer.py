@@ -1,32 +1,82 @@
 """The footer that every stage file shares: load params, join the calling run, fail in plain words."""
 
 import argparse
+import base64
 import inspect
 import logging
 import os
+import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 from uuid import UUID
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-from prefect import Flow
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOGGING_LEVEL,
-    get_current_settings,
     temporary_settings,
 )
+from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.server import Server
+from tasks.children import die_with_parent
 from tasks.errors import UserError
 from tasks.layout import PARAMS
 from tasks.params import Params, check_families, read
 
+log = logging.getLogger("mintage.stage")
 PARENT = "MINTAGE_TASK_RUN"
+IMAGE_LIMIT = 100_000
+# A shard has all cores, so a second one beside it would only share them.
+ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+def craft(function: Callable[..., Any], retries: int = 0) -> "Task[..., Any]":
+    """Make a task of a plain function of tasks/. DVC owns the caches, so its results are not kept."""
+    return Task(
+        fn=function,
+        persist_result=False,
+        cache_policy=NO_CACHE,
+        retries=retries,
+        retry_condition_fn=_worth_retrying,
+    )
+
+
+def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+    # A failure that says what the user must mend would only fail again.
+    return not isinstance(state.result(raise_on_failure=False), UserError)
+
+
+def show_image(key: str, path: Path) -> None:
+    """Show a PNG in Prefect as an artifact of the run, if it is small enough for a data URI."""
+    from prefect.artifacts import create_image_artifact
+
+    data = path.read_bytes()
+    if len(data) < IMAGE_LIMIT:
+        url = "data:image/png;base64," + base64.b64encode(data).decode()
+        _artifact(create_image_artifact, key=key, image_url=url)
+
+
+def show_table(key: str, rows: list[dict[str, Any]]) -> None:
+    """Show rows in Prefect as a table artifact of the run."""
+    from prefect.artifacts import create_table_artifact
+
+    _artifact(create_table_artifact, key=key, table=rows)
+
+
+def _artifact(create: Callable[..., Any], **values: Any) -> None:
+    # An artifact is a courtesy: a server that went away must not fail good work.
+    try:
+        create(**values)
+    except Exception as error:
+        log.warning("no artifact %s: %s", values["key"], error)
 
 
 def run(stage: Flow) -> None:
@@ -36,20 +86,44 @@ def run(stage: Flow) -> None:
         description=stage.description,
         epilog="Its params are read from params.yaml; `dvc repro` runs it with its deps.",
     ).parse_args()
-    try:
+    if PARENT in os.environ:
+        die_with_parent()
+    with plainly(stage.name), connected() as server:
         arguments = arguments_of(stage, read(PARAMS))
-    except UserError as error:
-        _fail(stage.name, error)
-    hush()
-    with ExitStack() as stack:
-        stack.enter_context(temporary_settings(settings()))
-        try:
+        with server():
             call(stage, arguments)
-        except UserError as error:
-            _fail(stage.name, error)
-        except KeyboardInterrupt:
-            sys.stderr.write(f"\n{stage.name}: stopped. Run the same command again to go on.\n")
-            sys.exit(130)
+
+
+@contextmanager
+def plainly(name: str) -> Iterator[None]:
+    """Say a user's error in its own words, and that a stopped run can go on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(logger).addFilter(_PlainErrors())
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{name}: stopped. Run the same command again to go on.\n")
+        sys.exit(130)
+
+
+@contextmanager
+def connected() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Begin to start a server, and give a context in which it is up and Prefect's settings are ours."""
+    server = Server()
+
+    def up() -> AbstractContextManager[Any]:
+        # The heartbeat's thread would be waited for, a second a flow.
+        chosen = {PREFECT_API_URL: server.wait(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        return temporary_settings(chosen)
+
+    try:
+        yield up
+    finally:
+        server.stop()
 
 
 def arguments_of(stage: Flow, params: Params) -> dict[str, Any]:
@@ -81,31 +155,6 @@ def call(stage: Flow, arguments: dict[str, Any]) -> None:
     run_flow(stage, flow_run=flow_run, parameters=arguments)
 
 
-def settings() -> dict[Any, Any]:
-    """Prefect's settings for one stage: no heartbeat thread to wait for, and no server that is dead."""
-    chosen: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    if "PREFECT_LOGGING_LEVEL" not in os.environ:
-        chosen[PREFECT_LOGGING_LEVEL] = "INFO"
-    url = get_current_settings().api.url
-    if url and not answers(url):
-        sys.stderr.write(f"PREFECT_API_URL: no server answers at {url}; going on without it.\n")
-        chosen[PREFECT_API_URL] = None
-    return chosen
-
-
-def answers(url: str) -> bool:
-    """Whether something accepts connections at a server's URL, within two seconds."""
-    import socket
-
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=2):
-            return True
-    except OSError:
-        return False
-
-
 class _PlainErrors(logging.Filter):
     """Keeps Prefect from logging a traceback, twice, for an error that we say in plain words."""
 
@@ -114,12 +163,5 @@ class _PlainErrors(logging.Filter):
         return not isinstance(error, UserError)
 
 
-def hush() -> None:
-    """Put the filter on the loggers that report a failed flow or task."""
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(_PlainErrors())
-
-
-def _fail(stage: str, error: UserError) -> NoReturn:
-    sys.stderr.write(f"{stage}: {error}\n")
-    sys.exit(1)
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -113,7 +113,7 @@ class FilterParams(Section):
     copy_distance: float | None = Fraction
     outlier_distance: float | None = Fraction
     sibling_distance: float | None = Fraction
-    batch: int = Field(500, gt=0)
+    precision: Precision = "auto"
 
 
 Arm = Literal["real", "synthetic", "unfiltered", "random_drop", "real_synthetic"]
@@ -156,7 +156,6 @@ class Machine(Section):
     """How work is carried out. Nothing here may decide a byte, so no stage depends on it."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)
     threads: int | None = Field(None, ge=1)
     workers: int | None = Field(None, ge=1)
     max_retries: int = Field(2, ge=0)

@@ -1,0 +1,42 @@
+"""Filter: score every sample and mark it kept, or dropped with the reason."""
+
+from pathlib import Path
+
+from prefect import flow, unmapped
+
+from flows.footer import ONE_BY_ONE, craft, run, show_table
+from tasks.layout import REFERENCE, SCORES, SYNTHETIC
+from tasks.params import FilterParams, Machine
+from tasks.recipe import recipe, unfinished
+from tasks.shards import Shards
+
+
+@flow(
+    name="filter",
+    validate_parameters=False,
+    persist_result=False,
+    task_runner=ONE_BY_ONE,
+)
+def filter(
+    params: FilterParams,
+    synthetic: Path = SYNTHETIC,
+    reference: Path = REFERENCE,
+    out: Path = SCORES,
+    machine: Machine = Machine(),
+) -> Path:
+    """Measure every shard with the judge, then hold each sample against real images of its class."""
+    from tasks import device, scoring  # torch: not before it is needed
+
+    on = device.prepare(machine, params.precision)
+    with unfinished(out, recipe("filter", {"filter": params}, [synthetic, reference], on.facts)) as work:
+        samples = Shards.open(synthetic)
+        measure_shard = craft(scoring.measure_shard, machine.max_retries)
+        measure_shard.map(samples.paths, unmapped(reference), unmapped(on), unmapped(work.path)).result()
+        limits = scoring.bounds(params, reference)
+        metrics = craft(scoring.judge_rows)(synthetic, reference, limits, work.path)
+        show_table("filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items()])
+        return work.seal(classes=samples.classes, filter=params.model_dump(mode="json"))
+
+
+if __name__ == "__main__":
+    run(filter)

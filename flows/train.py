@@ -1,0 +1,34 @@
+"""Train: fit the generator family that `train.family` names on the real train split."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.footer import craft, run, show_image
+from tasks.layout import CHECKPOINT, TRAIN
+from tasks.params import Machine, TrainParams
+from tasks.recipe import recipe, unfinished
+
+
+@flow(name="train", validate_parameters=False, persist_result=False)
+def train(
+    params: TrainParams,
+    family: dict[str, Any],
+    real: Path = TRAIN,
+    out: Path = CHECKPOINT,
+    machine: Machine = Machine(),
+) -> Path:
+    """Fit the family on `params.images` real images; go on from the last state if the work was cut off."""
+    from tasks import device, fitting  # torch: not before it is needed
+
+    on = device.prepare(machine, params.precision)
+    made_by = recipe("train", {"train": params, "family": family}, [real], on.facts, params.family)
+    with unfinished(out, made_by, resume=True) as work:
+        craft(fitting.fit)(work.path, real, params, family, on)
+        show_image("train-samples", max((work.path / "grids").iterdir()))
+        return work.seal()
+
+
+if __name__ == "__main__":
+    run(train)

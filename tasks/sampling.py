@@ -1,0 +1,186 @@
+"""Draw a shard: the samples of a plan, each from its own seed, in batches of one size."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.families import Spec, load
+from tasks.device import Device
+from tasks.errors import UserError
+from tasks.params import GenerateParams, parse
+from tasks.progress import Progress
+from tasks.shards import Shards, image_column, png, sample_table, shard_name, spans, write_shard
+
+log = logging.getLogger("mintage.generate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples there will be: `labels` in the order drawn (-1: unlabelled), cut into shards."""
+
+    labels: np.ndarray
+    params: GenerateParams
+    facts: Mapping[str, Any]
+
+    @property
+    def shards(self) -> list[int]:
+        """The numbers of all shards."""
+        return list(range(len(spans(len(self.labels), self.params.shard_size))))
+
+    def describe(self, device: Device) -> dict[str, Any]:
+        """The facts of the sealed samples."""
+        classes = self.facts["classes"]
+        counts = np.bincount(self.labels, minlength=len(classes)).tolist() if classes else []
+        return {
+            "synthetic": True,
+            "classes": classes,
+            "class_counts": dict(zip(classes, counts, strict=True)),
+            "channels": self.facts["channels"],
+            "size": self.facts["size"],
+            "family": self.facts["family"],
+            "checkpoint": self.facts["digest"],
+            "generate": self.params.model_dump(mode="json"),
+            "environment": device.facts,
+        }
+
+    def missing(self, folder: Path) -> list[int]:
+        """The numbers of the shards that `folder` does not hold yet."""
+        return [n for n in self.shards if not (folder / shard_name(n)).is_file()]
+
+
+def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
+    """Decide every sample's label. Raises UserError if `generate` asks for what the checkpoint has not."""
+    facts = read_checkpoint(checkpoint)
+    knobs = {k for k in ("steps", "guidance") if getattr(params, k) is not None}
+    unknown = sorted(knobs - load(facts["family"]).SAMPLING)
+    if unknown:
+        raise UserError(
+            f"params.yaml: generate.{unknown[0]}: the family {facts['family']!r} has no such knob; "
+            "set it to null."
+        )
+    counts = class_counts(params, facts["classes"], Shards.open(real))
+    return Plan(spread(counts) if facts["classes"] else np.full(counts[0], -1), params, facts)
+
+
+def class_counts(params: GenerateParams, classes: Sequence[str], real: Shards) -> list[int]:
+    """How many samples each class gets, in label order; unlabelled images count as one class."""
+    wanted = params.class_counts
+    if wanted is None:
+        whole, rest = divmod(params.num_samples, max(len(classes), 1))
+        return [whole + (label < rest) for label in range(max(len(classes), 1))]
+    if not classes:
+        raise UserError("params.yaml: generate.class_counts: the images have no labels; set it to null.")
+    if isinstance(wanted, dict):
+        unknown = sorted(set(wanted) - set(classes))
+        if unknown:
+            raise UserError(
+                f"params.yaml: generate.class_counts.{unknown[0]}: no such class; "
+                f"there are: {', '.join(classes[:20])}."
+            )
+        return [wanted.get(name, 0) for name in classes]
+    have = np.bincount(real.labels(), minlength=len(classes))
+    lacking = have.max() - have
+    if not lacking.any():
+        raise UserError(
+            "params.yaml: generate.class_counts: `balance` has nothing to fill: every class has "
+            f"{have.max()} real images. Set it to null, and generate.num_samples to what you want."
+        )
+    return [int(n) for n in lacking]
+
+
+def spread(counts: Sequence[int]) -> np.ndarray:
+    """Labels in an order in which every prefix holds the classes in about the proportion of `counts`."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    places = np.concatenate([(np.arange(n) + 0.5) / n for n in counts if n])
+    return labels[np.lexsort((labels, places))]
+
+
+def draw_shard(number: int, plan: Plan, checkpoint: Path, folder: Path, device: Device) -> Path:
+    """Draw shard `number` of the plan into `folder`. Its bytes depend on nothing else.
+
+    The batch has one size always, the last one padded, because kernels round differently at
+    other sizes; each sample has its own noise, so its neighbours don't matter.
+    """
+    start, stop = spans(len(plan.labels), plan.params.shard_size)[number]
+    labels = plan.labels[start:stop]
+    seeds = [sample_seed(plan.params.seed, n) for n in range(start, stop)]
+    images: list[bytes] = []
+    scores: list[float | None] = []
+    with Progress(f"generate, {shard_name(number)}", len(seeds)) as progress:
+        for at in range(0, len(seeds), plan.params.batch):
+            x_BCHW, score_B = draw(
+                checkpoint, labels[at : at + plan.params.batch], seeds[at : at + plan.params.batch],
+                plan.params, device,
+            )  # fmt: skip
+            images.extend(png(image) for image in x_BCHW)
+            scores.extend([None] * len(x_BCHW) if score_B is None else score_B.tolist())
+            progress.add(len(x_BCHW))
+    ids = [f"{seed:016x}" for seed in seeds]
+    table = sample_table(
+        len(seeds),
+        id=ids,
+        image=image_column(images, [f"{i}.png" for i in ids]),
+        label=[None if label < 0 else int(label) for label in labels],
+        sha256=[hashlib.sha256(data).hexdigest() for data in images],
+        family=[plan.facts["family"]] * len(seeds),
+        seed=seeds,
+        family_score=scores,
+    )
+    return write_shard(folder / shard_name(number), table)
+
+
+def draw(
+    checkpoint: Path, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None."""
+    family = _family(checkpoint.resolve(), read_checkpoint(checkpoint)["digest"], device)
+    padding = params.batch - len(seeds)
+    padded = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], padding)])).to(device.kind)
+    knobs = {k: v for k in ("steps", "guidance") if (v := getattr(params, k)) is not None}
+    with torch.inference_mode(), device.autocast():
+        x_BCHW, score_B = family.sample(
+            None if labels[0] < 0 else padded, seeds + seeds[-1:] * padding, **knobs
+        )
+    score = None if score_B is None else score_B[: len(seeds)].float().cpu().numpy()
+    return x_BCHW[: len(seeds)].cpu().numpy(), score
+
+
+def sample_seed(seed: int, number: int) -> int:
+    """The seed that is sample `number` of the generate run `seed`: no two runs share one."""
+    return seed << 32 | number
+
+
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """The facts of a checkpoint, and its digest. Raises UserError if it is missing or broken."""
+    try:
+        facts = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+        facts["digest"] = hashlib.sha256((checkpoint / "index.json").read_bytes()).hexdigest()
+        return facts
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: no readable checkpoint ({error}). Run `dvc repro train`.") from None
+
+
+@lru_cache(maxsize=1)
+def _family(checkpoint: Path, digest: str, device: Device) -> Any:
+    facts = read_checkpoint(checkpoint)
+    module = load(facts["family"])
+    spec = Spec(facts["channels"], facts["size"], facts["size"], len(facts["classes"]))
+    family = module.build(parse(module.Config, facts["config"], str(checkpoint), "config."), spec)
+    try:
+        family.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{checkpoint}/model.safetensors: not the weights that checkpoint.json describes "
+            f"({str(error).splitlines()[0][:120]}). Run `dvc repro train`."
+        ) from None
+    return device.place(family).eval()

@@ -1,0 +1,131 @@
+"""A sample is its seed: who drew it, in which shard or order, must not matter."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import fitting, sampling
+from tasks.device import prepare
+from tasks.errors import UserError
+from tasks.params import GenerateParams, Machine, TrainParams
+from tasks.shards import Shards, file_digest, seal
+from tests import making
+from tests.house import PARAMS, families
+
+DEVICE = prepare(Machine(device="cpu"), "fp32")
+
+
+@pytest.fixture(scope="module", params=families())
+def made(request, tmp_path_factory):
+    """A real split, and a checkpoint of each family fit for a moment."""
+    root = tmp_path_factory.mktemp(request.param)
+    real = making.real(root / "train", 10, seed=1)
+    (root / "checkpoint").mkdir()
+    params = TrainParams(family=request.param, images=64, batch=16, ema_images=16, precision="fp32")
+    fitting.fit(root / "checkpoint", real, params, PARAMS["families"][request.param], DEVICE)
+    return seal(root / "checkpoint"), real
+
+
+def draw_all(folder, checkpoint, real, numbers=None, **changes):
+    params = GenerateParams(**{"num_samples": 22, "batch": 8, "shard_size": 10, "seed": 4, **changes})
+    plan = sampling.plan(params, checkpoint, real)
+    folder.mkdir(exist_ok=True)
+    for number in plan.missing(folder) if numbers is None else numbers:
+        sampling.draw_shard(number, plan, checkpoint, folder, DEVICE)
+    return plan, folder
+
+
+def test_shards_do_not_depend_on_order_or_resume(made, tmp_path):
+    plan, first = draw_all(tmp_path / "a", *made)
+    _, second = draw_all(tmp_path / "b", *made, numbers=[2, 0])
+    assert plan.missing(second) == [1]
+    draw_all(second, *made)
+    names = [p.name for p in sorted(first.iterdir())]
+    assert len(names) == 3
+    assert [file_digest(first / n) for n in names] == [file_digest(second / n) for n in names]
+
+
+def test_rows_are_balanced_labelled_and_traceable(made, tmp_path):
+    plan, folder = draw_all(tmp_path / "a", *made)
+    seal(folder, **plan.describe(DEVICE))
+    shards = Shards.open(folder)
+    table = shards.table(["id", "label", "seed", "family", "sha256", "image"]).to_pandas()
+    assert shards.rows == 22
+    assert table["label"].value_counts().to_dict() == {0: 8, 1: 7, 2: 7}
+    assert table["seed"].tolist() == [4 << 32 | n for n in range(22)]
+    assert table["id"].is_unique
+    assert shards.pixels().shape == (22, 1, 8, 8)
+    assert json.dumps(shards.index["class_counts"]) == '{"bar": 8, "line": 7, "row": 7}'
+
+
+def test_another_seed_draws_other_images(made, tmp_path):
+    draws = [Shards(draw_all(tmp_path / str(s), *made, seed=s)[1], {}) for s in (1, 2)]
+    one, other = (list(d.folder.iterdir()) for d in draws)
+    assert {file_digest(p) for p in one}.isdisjoint({file_digest(p) for p in other})
+
+
+def test_a_mapping_gives_each_class_its_number(made):
+    params = GenerateParams(class_counts={"bar": 1, "row": 4})
+    assert np.bincount(sampling.plan(params, *made).labels).tolist() == [1, 0, 4]
+
+
+def test_balance_fills_up_to_the_largest_real_class(made, tmp_path):
+    checkpoint, _ = made
+    labels = np.array([0] * 5 + [1] * 2 + [2] * 3)
+    uneven = making.shards(
+        tmp_path / "train", making.samples(making.pictures(labels, 0), labels, "t"), making.CLASSES
+    )
+    plan = sampling.plan(GenerateParams(class_counts="balance"), checkpoint, uneven)
+    assert np.bincount(plan.labels).tolist() == [0, 3, 2]
+
+
+def test_balance_has_nothing_to_do_for_equal_classes(made):
+    with pytest.raises(UserError, match="nothing to fill"):
+        sampling.plan(GenerateParams(class_counts="balance"), *made)
+
+
+def test_an_unknown_class_is_named(made):
+    with pytest.raises(UserError, match=r"class_counts\.cat: no such class"):
+        sampling.plan(GenerateParams(class_counts={"cat": 3}), *made)
+
+
+def test_other_weights_than_described_are_refused(made, tmp_path):
+    import shutil
+
+    broken = shutil.copytree(made[0], tmp_path / "checkpoint")
+    (broken / "model.safetensors").write_bytes(b"torn")
+    seal(broken)
+    plan = sampling.plan(GenerateParams(num_samples=4), broken, made[1])
+    with pytest.raises(UserError, match="not the weights"):
+        sampling.draw_shard(0, plan, broken, tmp_path, DEVICE)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match="dvc repro train"):
+        sampling.read_checkpoint(tmp_path / "none")
+
+
+def test_an_unlabelled_plan_has_no_labels(made, tmp_path):
+    plan = replace(sampling.plan(GenerateParams(num_samples=5), *made), labels=np.full(5, -1))
+    assert plan.shards == [0]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any))
+def test_every_prefix_holds_the_classes_in_proportion(counts):
+    labels = sampling.spread(counts)
+    assert np.bincount(labels, minlength=len(counts)).tolist() == counts
+    total = sum(counts)
+    for stop in range(1, total + 1):
+        share = np.bincount(labels[:stop], minlength=len(counts)) - np.array(counts) * stop / total
+        assert np.abs(share).max() <= len(counts)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))
+def test_no_two_runs_share_a_seed(one, other, number):
+    seed = sampling.sample_seed(one, number)
+    assert 0 <= seed < 2**63
+    assert (seed == sampling.sample_seed(other, number)) == (one == other)
