@@ -60,6 +60,7 @@ class Block(nn.Module):
         self.attention = Attention(c_out) if attends else nn.Identity()
 
     def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
+        """Map (B, c_in, H, W) to (B, c_out, H, W), steered by the embedding."""
         h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
         scale_BC11, shift_BC11 = self.affine(emb_BE)[..., None, None].chunk(2, dim=1)
         h_BCHW = torch.addcmul(shift_BC11, self.norm2(h_BCHW), 1 + scale_BC11)
@@ -67,7 +68,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions, 32 channels a head."""
+    """Self-attention over all positions, 16 channels a head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -76,8 +77,9 @@ class Attention(nn.Module):
         self.out = _zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Mix positions; the shape stays."""
         B, C, H, W = x_BCHW.shape
-        qkv = self.qkv(self.norm(x_BCHW)).reshape(B, 3, C // 32, 32, H * W)
+        qkv = self.qkv(self.norm(x_BCHW)).reshape(B, 3, C // 16, 16, H * W)
         q_BhTd, k_BhTd, v_BhTd = qkv.transpose(3, 4).unbind(1)
         h_BhTd = F.scaled_dot_product_attention(q_BhTd, k_BhTd, v_BhTd)
         return x_BCHW + self.out(h_BhTd.transpose(2, 3).reshape(B, C, H, W))
@@ -114,6 +116,7 @@ class UNet(nn.Module):
         self.conv_out = _zero(nn.Conv2d(fine, c_fold, 3, padding=1))
 
     def forward(self, x_BCHW: Tensor, noise_B: Tensor, y_B: Tensor) -> Tensor:
+        """F(x; c_noise, y): what c_out scales, of the shape of `x`."""
         angle_BF = noise_B[:, None] * self.frequency_F
         emb_BE = self.embed_noise(torch.cat([angle_BF.cos(), angle_BF.sin()], dim=1))
         emb_BE = F.silu(self.embed(F.silu(emb_BE + self.embed_label(y_B))))
