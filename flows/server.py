@@ -61,7 +61,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while self.child and time.monotonic() < deadline:
             with (
-                contextlib.suppress(URLError, OSError),
+                contextlib.suppress(OSError),
                 urllib.request.urlopen(f"{self.url}/health", timeout=5),
             ):
                 break

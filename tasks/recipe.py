@@ -73,10 +73,10 @@ def recipe(
 
 
 def code(stage: str, family: str | None = None) -> list[str]:
-    """The project modules that dvc.yaml lists as deps of a stage."""
+    """The project modules and templates that dvc.yaml lists as deps of a stage."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     named = [d.replace("${train.family}", family or "") for d in stages[stage]["deps"]]
-    return sorted(d for d in named if d.endswith(".py") and (ROOT / d).is_file())
+    return sorted(d for d in named if d.endswith((".py", ".j2")) and (ROOT / d).is_file())
 
 
 @dataclass
