@@ -1,0 +1,128 @@
+"""The card: what the exported dataset is, how good it was measured to be, and how to load it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+
+from tasks.exporting import Source
+from tasks.gates import Verdict
+from tasks.params import ExportParams
+from tasks.shards import pixels, png, read_index, read_shard, write_text
+
+PREVIEW_COLUMNS = 12
+PREVIEW_CLASSES = 16
+SIZES = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"]
+
+
+def write(
+    folder: Path,
+    params: ExportParams,
+    counts: dict[str, int],
+    verdicts: list[Verdict],
+    source: Source,
+    report: Path,
+    checkpoint: Path,
+) -> Path:
+    """Write `README.md` and `preview.png` into the export `folder`. Returns the preview's path.
+
+    `counts` is what `exporting.write` returned for the folder.
+    """
+    index = source.drawn.index
+    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+    facts = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+    judged = json.loads((source.scores / "metrics.json").read_text(encoding="utf-8"))
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template.filters |= {"percent": _percent, "number": _number, "cell": _cell}
+    page = template.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
+    text = page.render(
+        front=yaml.safe_dump(
+            front_matter(params, counts, source.drawn.classes), sort_keys=False, allow_unicode=True
+        ),
+        name=params.name,
+        license=params.license,
+        counts=counts,
+        classes=source.drawn.classes,
+        per_class=class_counts(folder, source.drawn.classes),
+        shape=source.drawn.shape,
+        metrics=metrics,
+        rejected=judged.get("rejected", {}),
+        gates=[v.words() for v in verdicts],
+        family=facts,
+        generate=index.get("generate", {}),
+        environment=index.get("environment", {}),
+        lineage={
+            "checkpoint": index.get("checkpoint"),
+            "recipe of the samples": index.get("recipe"),
+            "recipe of the scores": read_index(source.scores).get("recipe"),
+            "recipe of the report": read_index(report).get("recipe"),
+        },
+    )  # fmt: skip
+    write_text(folder / "README.md", text)
+    return write_preview(folder, source.drawn.classes)
+
+
+def front_matter(params: ExportParams, counts: dict[str, int], classes: list[str]) -> dict[str, Any]:
+    """The card's YAML: the two configs, so that `load_dataset` mixes no manifest with images."""
+    label: Any = (
+        {"class_label": {"names": {str(n): name for n, name in enumerate(classes)}}} if classes else "int64"
+    )
+    columns = {"id": "string", "image": "image", "label": label, "sha256": "string"}
+    size = SIZES[min(max(len(str(counts["kept"])) - 3, 0), len(SIZES) - 1)]
+    return {
+        "license": params.license,
+        "pretty_name": params.name,
+        "task_categories": ["image-classification" if classes else "unconditional-image-generation"],
+        "tags": ["synthetic", "mintage"],
+        "size_categories": [size],
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": path}]}
+            for name, path in (("default", "images/*.parquet"), ("manifest", "manifest.parquet"))
+        ],
+        "dataset_info": {
+            "config_name": "default",
+            "features": [{"name": n, "dtype": t} for n, t in columns.items()],
+            "splits": [{"name": "train", "num_examples": counts["kept"]}],
+        },
+    }  # fmt: skip
+
+
+def class_counts(folder: Path, classes: list[str]) -> dict[str, int]:
+    """How many exported images each class has."""
+    labels: Counter[int] = Counter()
+    for path in sorted((folder / "images").iterdir()):
+        labels.update(read_shard(path, ["label"])["label"].drop_null().to_pylist())
+    return {name: labels[n] for n, name in enumerate(classes)}
+
+
+def write_preview(folder: Path, classes: list[str]) -> Path:
+    """Lay the first exported images in a row per class (at most 16 of them), as one PNG."""
+    first = read_shard(min((folder / "images").iterdir()), ["image", "label"])
+    labels = first["label"].fill_null(0).to_numpy()
+    rows = []
+    for label in range(min(max(len(classes), 1), PREVIEW_CLASSES)):
+        picked = first["image"].take(np.flatnonzero(labels == label)[:PREVIEW_COLUMNS])
+        if len(picked):
+            x_NCHW = pixels(picked)
+            blank = np.full((PREVIEW_COLUMNS - len(picked), *x_NCHW.shape[1:]), 255, np.uint8)
+            rows.append(np.concatenate([*x_NCHW, *blank], axis=2))
+    path = folder / "preview.png"
+    path.write_bytes(png(np.concatenate(rows, axis=1)))
+    return path
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:.2f} %"
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def _cell(text: object) -> str:
+    """Keep a class name with a pipe or a newline from breaking a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")

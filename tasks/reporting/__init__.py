@@ -1,0 +1,159 @@
+"""Evaluate's out: metrics, plots as data, and one HTML page that needs nothing but itself."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from tasks.errors import UserError
+from tasks.params import EvaluateParams
+from tasks.probing import Outcome, Splits, summarise
+from tasks.reporting import charts, pictures, words
+from tasks.shards import file_digest, read_index, write_text
+
+CONFUSION_LIMIT = 20
+
+
+def metrics(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The numbers of metrics.json, and its headline: what they say of the synthetic images, in sentences."""
+    numbers = summarise(params, splits, outcomes)
+    return {**numbers, "headline": words.headline(numbers)}
+
+
+def table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The accuracy of each arm as rows of words, for a table artifact."""
+    return [
+        {"trained on": words.ARMS[arm], "images": found["images"], "accuracy": words.percent(found["mean"]),
+         "spread": words.percent(found["std"])}
+        for arm, found in metrics["accuracy"].items()
+    ]  # fmt: skip
+
+
+def write_numbers(
+    folder: Path, metrics: Mapping[str, Any], splits: Splits, outcomes: Sequence[Outcome]
+) -> Path:
+    """Write metrics.json, and for `dvc plots` accuracy.csv, curves.csv and confusion.csv. Returns `folder`."""
+    text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "metrics.json", text + "\n")
+    accuracy = [
+        {"arm": arm, "seed": seed, "accuracy": value}
+        for arm, found in metrics["accuracy"].items()
+        for seed, value in enumerate(found["per_seed"])
+    ]
+    _csv(folder / "accuracy.csv", ["arm", "seed", "accuracy"], accuracy)
+    curves = [
+        {"arm": o.trial.arm, "seed": o.trial.seed, **{k: round(v, 6) for k, v in point.items()}}
+        for o in outcomes
+        for point in o.curve
+    ]
+    _csv(folder / "curves.csv", ["arm", "seed", "images", "loss", "accuracy"], curves)
+    guesses = [
+        {"actual": splits.classes[actual], "predicted": splits.classes[guess]}
+        for o in outcomes
+        if o.trial.arm == "synthetic" and o.predicted is not None
+        for actual, guess in zip(splits.test.y.tolist(), o.predicted.tolist(), strict=True)
+        if actual >= 0
+    ]
+    _csv(folder / "confusion.csv", ["actual", "predicted"], guesses)
+    return folder
+
+
+def write_page(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    params: EvaluateParams,
+    splits: Splits,
+    outcomes: Sequence[Outcome],
+    inputs: Mapping[str, Path],
+) -> Path:
+    """Write report.html. `inputs` are evaluate's sealed inputs by name; scores and checkpoint are shown."""
+    facts = json.loads((inputs["checkpoint"] / "checkpoint.json").read_text(encoding="utf-8"))
+    index = read_index(inputs["synthetic"])
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"percent": words.percent, "number": words.number, "points": words.points}
+    text = page.get_template("page.html.j2").render(
+        metrics=metrics,
+        arms=words.ARMS,
+        meanings=words.MEANINGS,
+        family=facts,
+        classes=splits.classes,
+        tested=int((splits.test.y >= 0).sum()),
+        seeds=params.seeds,
+        dots=charts.dots(metrics["accuracy"]),
+        per_class=charts.classes(metrics["accuracy"]),
+        confusion=confusion(splits, outcomes),
+        rows=pictures.side_by_side(splits),
+        rejected=pictures.rejected(splits, inputs["scores"]),
+        loss=charts.curves({"loss": loss_curve(inputs["checkpoint"] / "loss.csv")}),
+        probes=charts.curves(probe_curves(outcomes)),
+        grids=pictures.grids(inputs["checkpoint"]),
+        lineage=lineage(inputs),
+        settings={
+            "evaluate": params.model_dump(mode="json"),
+            "generate": index.get("generate", {}),
+            "train": facts.get("train", {}),
+            facts["family"]: facts.get("config", {}),
+            "environment": index.get("environment", {}),
+        },
+    )
+    return write_text(folder / "report.html", text)
+
+
+def confusion(splits: Splits, outcomes: Sequence[Outcome]) -> list[list[int]] | None:
+    """How often the synthetic arm's probe takes row for column, over all seeds; None if too many classes."""
+    found = [o.predicted for o in outcomes if o.trial.arm == "synthetic" and o.predicted is not None]
+    if not found or len(splits.classes) > CONFUSION_LIMIT:
+        return None
+    counts: Counter[tuple[int, int]] = Counter()
+    for predicted in found:
+        counts.update(zip(splits.test.y.tolist(), predicted.tolist(), strict=True))
+    labels = range(len(splits.classes))
+    return [[counts[actual, guess] for guess in labels] for actual in labels]
+
+
+def loss_curve(path: Path, most: int = 200) -> list[tuple[float, float]]:
+    """(images, loss) of the generator's training, averaged down to at most so many points."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            points = [(float(row["images"]), float(row["loss"])) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: no readable loss curve ({error}). Run `dvc repro train`.") from None
+    points = [p for p in points if np.isfinite(p).all()]
+    parts = np.array_split(np.array(points), min(most, len(points))) if points else []
+    return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
+
+
+def probe_curves(outcomes: Sequence[Outcome]) -> dict[str, list[tuple[float, float]]]:
+    """Per arm, (images, accuracy on the calibrate split) while the probe trains, the mean over seeds."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for outcome in outcomes:
+        for point in outcome.curve:
+            if "accuracy" in point:
+                arm = found.setdefault(outcome.trial.arm, {})
+                arm.setdefault(point["images"], []).append(100 * point["accuracy"])
+    return {arm: [(x, sum(ys) / len(ys)) for x, ys in points.items()] for arm, points in found.items()}
+
+
+def lineage(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
+    """For each input, the recipe that made it and the digest of its sealed index."""
+    return [
+        {
+            "name": name,
+            "recipe": read_index(path).get("recipe") or "–",
+            "digest": file_digest(path / "index.json"),
+        }
+        for name, path in inputs.items()
+    ]
+
+
+def _csv(path: Path, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
