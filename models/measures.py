@@ -64,7 +64,7 @@ def nearest_other(features_ND: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     return distances[~itself].reshape(-1, k), indices[~itself].reshape(-1, k)
 
 
-def frechet_distance(real_ND: Tensor, fake_MD: Tensor) -> float:
+def frechet_distance(fake_ND: Tensor, real_MD: Tensor) -> float:
     """The Fréchet distance between the Gaussians of two sets, 0 and up.
 
     Heusel et al. 2017, arXiv 1706.08500, eq. 6. It is biased upwards where sets are small: compare only
@@ -76,13 +76,13 @@ def frechet_distance(real_ND: Tensor, fake_MD: Tensor) -> float:
         fid_statistics_to_metric,
     )
 
-    if min(len(real_ND), len(fake_MD)) < 2:
+    if min(len(fake_ND), len(real_MD)) < 2:
         raise ValueError("a Fréchet distance needs 2 rows a set or more")
-    real, fake = (fid_features_to_statistics(t.detach().cpu().double()) for t in (real_ND, fake_MD))
-    return float(fid_statistics_to_metric(real, fake, verbose=False)[KEY_METRIC_FID])
+    fake, real = (fid_features_to_statistics(t.detach().cpu().double()) for t in (fake_ND, real_MD))
+    return float(fid_statistics_to_metric(fake, real, verbose=False)[KEY_METRIC_FID])
 
 
-def kernel_distance(real_ND: Tensor, fake_MD: Tensor, subset: int = 1000, subsets: int = 50) -> float:
+def kernel_distance(fake_ND: Tensor, real_MD: Tensor, subset: int = 1000, subsets: int = 50) -> float:
     """The kernel distance (KID): unbiased squared MMD under the kernel (x.y / D + 1)^3, around 0 if alike.
 
     The mean over `subsets` draws of `subset` rows a set, or of all where one set has fewer (Bińkowski et
@@ -90,15 +90,15 @@ def kernel_distance(real_ND: Tensor, fake_MD: Tensor, subset: int = 1000, subset
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-    rows = min(subset, len(real_ND), len(fake_MD))
+    rows = min(subset, len(fake_ND), len(real_MD))
     if rows < 2:
         raise ValueError("a kernel distance needs 2 rows a set or more")
-    real, fake = (t.detach().cpu().double() for t in (real_ND, fake_MD))
+    fake, real = (t.detach().cpu().double() for t in (fake_ND, real_MD))
     options = {"kid_subset_size": rows, "kid_subsets": subsets, "rng_seed": 0, "verbose": False}
     return float(kid_features_to_metric(fake, real, **options)[KEY_METRIC_KID_MEAN])
 
 
-def precision_recall(real_ND: Tensor, fake_MD: Tensor, k: int = 3) -> tuple[float, float]:
+def precision_recall(fake_ND: Tensor, real_MD: Tensor, k: int = 3) -> tuple[float, float]:
     """The share of fake rows within real balls, and of real rows within fake balls, in [0, 1].
 
     A row's ball reaches to its k-th nearest other row of its own set (Kynkäänniemi et al. 2019, arXiv
@@ -106,26 +106,41 @@ def precision_recall(real_ND: Tensor, fake_MD: Tensor, k: int = 3) -> tuple[floa
     """
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    if min(len(real_ND), len(fake_MD)) <= k:
+    if min(len(fake_ND), len(real_MD)) <= k:
         raise ValueError(f"precision and recall need more than {k} rows a set")
-    real, fake = (t.detach().cpu().double() for t in (real_ND, fake_MD))
+    fake, real = (t.detach().cpu().double() for t in (fake_ND, real_MD))
     options = {"prc_neighborhood": k, "prc_batch_size": CHUNK, "save_cpu_ram": True, "verbose": False}
     found = prc_features_to_metric(fake, real, **options)
     return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
 
 
-def density_coverage(real_ND: Tensor, fake_MD: Tensor, k: int = 5) -> tuple[float, float]:
+def density_coverage(fake_ND: Tensor, real_MD: Tensor, k: int = 5) -> tuple[float, float]:
     """How many real balls a fake row lies in, over `k`; and the share of real balls that hold a fake row.
 
     A ball is as in `precision_recall`, of real rows alone (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and
     5). Density is 0 and up, around 1 if the sets are alike; coverage is in [0, 1]. Raises ValueError if
     there are `k` real rows or fewer.
     """
-    radius_N = nearest_other(real_ND, k)[0][:, -1].double()
-    real, fake = (t.detach().cpu().double() for t in (real_ND, fake_MD))
-    inside, covered_N = 0, torch.zeros(len(real), dtype=torch.bool)
+    radius_M = nearest_other(real_MD, k)[0][:, -1].double()
+    fake, real = (t.detach().cpu().double() for t in (fake_ND, real_MD))
+    inside, covered_M = 0, torch.zeros(len(real), dtype=torch.bool)
     for fake_BD in fake.split(CHUNK):
-        holds_BN = torch.cdist(fake_BD, real) <= radius_N
-        inside += int(holds_BN.sum())
-        covered_N |= holds_BN.any(dim=0)
-    return inside / (k * len(fake)), float(covered_N.double().mean())
+        holds_BM = torch.cdist(fake_BD, real) <= radius_M
+        inside += int(holds_BM.sum())
+        covered_M |= holds_BM.any(dim=0)
+    return inside / (k * len(fake)), float(covered_M.double().mean())
+
+
+def set_measures(fake_ND: Tensor, real_MD: Tensor) -> dict[str, float | None]:
+    """All the measures of a set against real images, by name; None where a set has too few rows."""
+    enough = min(len(fake_ND), len(real_MD)) > 5
+    precision, recall = precision_recall(fake_ND, real_MD) if enough else (None, None)
+    density, coverage = density_coverage(fake_ND, real_MD) if enough else (None, None)
+    return {
+        "frechet_distance": frechet_distance(fake_ND, real_MD) if enough else None,
+        "kernel_distance": kernel_distance(fake_ND, real_MD) if enough else None,
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }
