@@ -5,15 +5,10 @@ from pathlib import Path
 from prefect import flow
 
 from flows.footer import craft, run, show_image, show_table
-from tasks import exporting
-from tasks.exporting import card
 from tasks.gates import hold, judge, measured, table
 from tasks.layout import CHECKPOINT, EXPORT, REPORT, SCORES, SYNTHETIC
 from tasks.params import Bound, ExportParams, Machine
 from tasks.recipe import recipe, unfinished
-
-write_samples = craft(exporting.write)
-write_card = craft(card.write)
 
 
 @flow(name="export", validate_parameters=False, persist_result=False)
@@ -28,6 +23,9 @@ def export(
     machine: Machine = Machine(),
 ) -> Path:
     """Write the kept images, the manifest of all samples and the card, if every gate holds."""
+    from tasks import exporting
+    from tasks.exporting import card
+
     verdicts = judge(gates, measured(scores, report))
     show_table("gates", table(verdicts))
     hold(verdicts)
@@ -35,8 +33,8 @@ def export(
     bounds = {metric: bound.model_dump() for metric, bound in gates.items()}
     made_by = recipe("export", {"export": params, "gates": bounds}, [synthetic, scores, report, checkpoint])
     with unfinished(out, made_by) as work:
-        counts = write_samples(source, params, work.path)
-        preview = write_card(work.path, params, counts, verdicts, source, report, checkpoint)
+        counts = craft(exporting.write_samples)(source, params, work.path)
+        preview = craft(card.write_card)(work.path, params, counts, verdicts, source, report, checkpoint)
         show_image("export-preview", preview)
         return work.seal(synthetic=True, name=params.name, **counts)
 

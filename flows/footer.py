@@ -38,7 +38,7 @@ IMAGE_LIMIT = 100_000
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
-def craft(function: Callable[..., Any], retries: int = 0) -> "Task[..., Any]":
+def craft(function: Callable[..., Any], retries: int = 0) -> Any:
     """Make a task of a plain function of tasks/. DVC owns the caches, so its results are not kept."""
     return Task(
         fn=function,

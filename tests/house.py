@@ -53,7 +53,7 @@ def edges(module: str) -> set[str]:
 
 
 def closure(module: str) -> set[str]:
-    """A module and all that it imports, directly or not, without those that decide no bytes."""
+    """A module, what it imports, directly or not, and the templates beside: all that decides bytes."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -61,4 +61,5 @@ def closure(module: str) -> set[str]:
         if here not in seen and here not in NO_DEPS:
             seen.add(here)
             waiting += edges(here)
-    return seen
+    templates = {t for m in seen for t in (ROOT / m).parent.glob("*.j2")}
+    return seen | {t.relative_to(ROOT).as_posix() for t in templates}

@@ -13,6 +13,7 @@ from tasks import layout
 from tasks.params import Params, read
 from tests.house import NO_DEPS, PARAMS, ROOT, STAGES, closure, families, modules
 
+CODE = (".py", ".j2")
 PATHS = {p.as_posix() for p in vars(layout).values() if isinstance(p, Path) and not p.is_absolute()}
 
 
@@ -50,7 +51,7 @@ def test_params_section_is_the_annotated_type(stage):
 def test_default_paths_are_deps_and_outs(stage):
     paths = {n: p.default.as_posix() for n, p in signature(stage).items() if p.annotation is Path}
     assert [paths.pop("out")] == STAGES[stage]["outs"]
-    assert sorted(paths.values()) == sorted(d for d in deps(stage) if not d.endswith(".py"))
+    assert sorted(paths.values()) == sorted(d for d in deps(stage) if not d.endswith(CODE))
     assert set(paths.values()) <= PATHS
 
 
@@ -61,7 +62,7 @@ def test_modules_that_shape_its_bytes_are_deps(stage):
         needed.add("models/families/${train.family}.py")
         for family in families():
             needed |= closure(f"models/families/{family}.py") - {f"models/families/{family}.py"}
-    assert sorted(needed) == sorted(d for d in deps(stage) if d.endswith(".py"))
+    assert sorted(needed) == sorted(d for d in deps(stage) if d.endswith(CODE))
 
 
 def test_ingest_depends_on_its_source():

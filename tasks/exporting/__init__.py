@@ -68,7 +68,7 @@ class Source:
         return read_shard(self.scores / path.name, columns)
 
 
-def write(source: Source, params: ExportParams, folder: Path) -> dict[str, int]:
+def write_samples(source: Source, params: ExportParams, folder: Path) -> dict[str, int]:
     """Write `images/` and `manifest.parquet` into `folder`.
 
     Returns how many were drawn and kept, and how many files hold the kept ones.

@@ -19,7 +19,7 @@ PREVIEW_CLASSES = 16
 SIZES = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"]
 
 
-def write(
+def write_card(
     folder: Path,
     params: ExportParams,
     counts: dict[str, int],
@@ -30,7 +30,7 @@ def write(
 ) -> Path:
     """Write `README.md` and `preview.png` into the export `folder`. Returns the preview's path.
 
-    `counts` is what `exporting.write` returned for the folder.
+    `counts` is what `write_samples` returned for the folder.
     """
     index = source.drawn.index
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))

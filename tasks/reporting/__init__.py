@@ -29,7 +29,7 @@ def table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The accuracy of each arm as rows of words, for a table artifact."""
     return [
         {"trained on": words.ARMS[arm], "images": found["images"], "accuracy": words.percent(found["mean"]),
-         "spread": words.percent(found["std"])}
+         "± points": words.share_number(found["std"])}
         for arm, found in metrics["accuracy"].items()
     ]  # fmt: skip
 
@@ -37,7 +37,7 @@ def table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def write_numbers(
     folder: Path, metrics: Mapping[str, Any], splits: Splits, outcomes: Sequence[Outcome]
 ) -> Path:
-    """Write metrics.json, and for `dvc plots` accuracy.csv, curves.csv and confusion.csv. Returns `folder`."""
+    """Write metrics.json, and accuracy.csv, curves.csv, confusion.csv for `dvc plots`. Returns `folder`."""
     text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(folder / "metrics.json", text + "\n")
     accuracy = [
@@ -76,7 +76,12 @@ def write_page(
     index = read_index(inputs["synthetic"])
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"percent": words.percent, "number": words.number, "points": words.points}
+    page.filters |= {
+        "percent": words.percent,
+        "share": words.share_number,
+        "number": words.number,
+        "points": words.points,
+    }
     text = page.get_template("page.html.j2").render(
         metrics=metrics,
         arms=words.ARMS,

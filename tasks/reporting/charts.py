@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 SHARES = 0.02  # accuracies nearer to each other than this are drawn near each other
 
 
@@ -28,7 +27,7 @@ class Axis:
 
 
 def axis(values: Sequence[float], least: float, about: int = 4, low: float | None = None) -> Axis:
-    """An axis that holds all values and spans `least` or more, in about so many steps, from `low` if given."""
+    """An axis that holds all values and spans `least` or more, in about so many steps."""
     start = min(values) if low is None else low
     stop = max(values)
     if stop - start < least:

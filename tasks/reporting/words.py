@@ -35,12 +35,13 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
         line = f"Trained on synthetic images alone, the probe labels {percent(alone['mean'])}"
         line += f"{plus_minus(alone['std'])} of the real test images correctly"
         gap = difference.get("synthetic_minus_real", {})
-        lines.append(line + (f": {points(gap)} against real images." if gap.get("mean") is not None else "."))
+        lines.append(
+            line + (f": {points(gap)} against the real ones alone." if gap.get("mean") is not None else ".")
+        )
     chance = difference.get("synthetic_minus_random_drop", {})
     if chance.get("mean") is not None:
-        verb = {1: "is better", -1: "is worse", 0: "makes no clear difference"}[direction(chance)]
-        lines.append(f"The filter's choice {verb} than dropping as many at random: {points(chance)}.".replace(
-            "difference than", "difference against"))  # fmt: skip
+        verb = {1: "beats", -1: "loses to", 0: "is not clearly different from"}[direction(chance)]
+        lines.append(f"Filtering {verb} dropping as many at random: {points(chance)}.")
     return lines or [metrics["notes"][0] if metrics["notes"] else "No accuracy was measured."]
 
 
@@ -62,7 +63,12 @@ def points(difference: Mapping[str, Any]) -> str:
 
 def percent(share: float | None) -> str:
     """A share as a percentage, a dash if it was not measured."""
-    return "–" if share is None else f"{100 * share:.2f} %"
+    return "–" if share is None else f"{share_number(share)} %"
+
+
+def share_number(share: float | None) -> str:
+    """A share in per cent without the sign, a dash if it was not measured."""
+    return "–" if share is None else f"{100 * share:.2f}"
 
 
 def plus_minus(std: float | None) -> str:
