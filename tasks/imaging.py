@@ -1,0 +1,219 @@
+"""From original bytes to small PNGs of one shape, and what is needed to find their twins.
+
+Images are held as uint8 arrays (channels, height, width). A spool on disk holds all PNGs of a
+run, so that memory holds a few batches and a row of facts for each image.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from tasks.errors import UserError
+from tasks.opening import open_image
+from tasks.params import PreprocessParams
+from tasks.progress import Progress
+from tasks.shards import Shards, png
+from tasks.workers import spread
+
+BATCH_IMAGES, BATCH_BYTES = 128, 32 << 20
+THUMB = 9
+SIXTEEN_BITS = 257  # 65535 / 255
+PIXELS, ROWS = "pixels.bin", "rows.parquet"
+FACTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("digest", pa.string()),
+        ("thumb", pa.binary()),
+        ("size", pa.int64()),
+    ]
+)
+
+
+def decode(data: bytes, channels: int, at_least: int | None = None) -> np.ndarray:
+    """Decode to uint8 (height, width, channels): upright, on white where it is see-through.
+
+    The first frame of an animation; 16 bits scaled to 8. With `at_least`, a JPEG may be decoded
+    smaller, to no side below that. Raises whatever Pillow raises on bad bytes.
+    """
+    with open_image(data) as opened:
+        if at_least is not None:
+            opened.draft(None, (at_least, at_least))
+        opened.load()
+        image = _upright(opened)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = Image.fromarray(_eight_bits(np.asarray(image)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        mode = "L" if channels == 1 else "RGB"
+        # Only "1" and "L" go straight to grey: the palette and CMYK have no way there but RGB.
+        if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
+            image = image.convert("RGB")
+        array = np.asarray(image if image.mode == mode else image.convert(mode))
+    return array.reshape(*array.shape[:2], channels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn as EXIF says. Reading EXIF is slow, so it is read only where there is some."""
+    if "exif" not in image.info and "Raw profile type exif" not in image.info:
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    # Its EXIF block is broken, not the image: show it as it lies.
+    except Exception:
+        return image
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits, or of floats in [0, 1] or [0, 255], to uint8."""
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+        values = values * (255 if values.max(initial=0) <= 1 else 1)
+    else:
+        values = np.clip(values, 0, 65_535) / SIXTEEN_BITS
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def fit(image_HWC: np.ndarray, size: int, how: str) -> np.ndarray:
+    """Resize and crop (`cover`) or pad with black (`contain`) to (channels, size, size)."""
+    if image_HWC.shape[:2] != (size, size):
+        image_HWC = _transform(size, how)(image=image_HWC)["image"]
+        image_HWC = image_HWC.reshape(size, size, -1)
+    return np.ascontiguousarray(np.moveaxis(image_HWC, -1, 0))
+
+
+@cache
+def _transform(size: int, how: str) -> Any:
+    """The albumentations pipeline; its import takes seconds and is not needed for images that fit."""
+    import os
+
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(1)
+    # Area averaging where it shrinks, as anything else aliases; a smooth curve where it grows.
+    scale: dict[str, Any] = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
+    if how == "cover":
+        return A.Compose([A.SmallestMaxSize(size, **scale), A.CenterCrop(size, size)])
+    return A.Compose([A.LongestMaxSize(size, **scale), A.PadIfNeeded(size, size, fill=0)])
+
+
+def thumb(image_CHW: np.ndarray) -> bytes:
+    """The image's grey in 9x9 averaged cells: what hashes are taken of."""
+    grey = image_CHW[0] if len(image_CHW) == 1 else image_CHW.mean(0).astype(np.uint8)
+    return Image.fromarray(grey).resize((THUMB, THUMB), Image.Resampling.BOX).tobytes()
+
+
+Prepared = tuple[bytes, str, bytes]
+
+
+def prepare(job: tuple[list[bytes], PreprocessParams]) -> list[Prepared | str]:
+    """Turn a batch of original bytes into (PNG, digest of its pixels, thumb), or why it can't be."""
+    encoded, params = job
+    return [_prepare(data, params) for data in encoded]
+
+
+def _prepare(data: bytes, params: PreprocessParams) -> Prepared | str:
+    try:
+        image = fit(decode(data, params.channels, 2 * params.size), params.size, params.fit)
+    # As in ingest: Pillow's decoders raise more than OSError, and OpenCV errors of its own.
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return png(image), hashlib.sha256(image.tobytes()).hexdigest(), thumb(image)
+
+
+def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None = None) -> Path:
+    """Prepare every raw image into `folder`: PNGs end to end in one file, their facts in a table.
+
+    Rows are in the order of their id, whatever the order of the raw shards. Returns the folder.
+    Raises UserError if not one image can be prepared.
+    """
+    shards = Shards.open(raw)
+    folder.mkdir(exist_ok=True)
+    facts: dict[str, list[Any]] = {name: [] for name in FACTS.names}
+    offsets: list[int] = []
+    waiting: list[dict[str, list[Any]]] = []
+
+    def jobs() -> Iterator[tuple[list[bytes], PreprocessParams]]:
+        for table in shards.tables(["id", "image", "label", "split", "source"]):
+            for rows in _batches(table):
+                encoded = [image["bytes"] for image in rows["image"].to_pylist()]
+                waiting.append(rows.drop(["image"]).to_pydict())
+                yield encoded, params
+
+    offset = 0
+    with Progress("preprocess", shards.rows) as progress, open(folder / PIXELS, "wb") as file:
+        for results in spread(prepare, jobs(), shards.rows, workers):
+            for name, values in waiting.pop(0).items():
+                facts[name] += values
+            for result in results:
+                made = result if isinstance(result, tuple) else (b"", None, None)
+                file.write(made[0])
+                offsets.append(offset)
+                offset += len(made[0])
+                facts["size"].append(len(made[0]))
+                facts["digest"].append(made[1])
+                facts["thumb"].append(made[2])
+                facts["reason"].append(None if made[1] else "undecodable")
+                facts["detail"].append(None if made[1] else result)
+            progress.add(len(results))
+    if not offset:
+        raise UserError(
+            f"{raw}: none of {shards.rows:,} images could be prepared ({facts['detail'][0]}). "
+            "Look at preprocess.size and preprocess.channels."
+        )
+    table = pa.Table.from_pydict(facts, schema=FACTS).append_column("offset", pa.array(offsets, pa.int64()))
+    pq.write_table(table.sort_by("id"), folder / ROWS)
+    return folder
+
+
+def _batches(table: pa.Table) -> Iterator[pa.Table]:
+    start = size = 0
+    lengths = [len(data) for data in _bytes_of(table)]
+    for n, length in zip(count(), lengths, strict=False):
+        if n > start and (n - start == BATCH_IMAGES or size + length > BATCH_BYTES):
+            yield table.slice(start, n - start)
+            start, size = n, 0
+        size += length
+    if len(table) > start:
+        yield table.slice(start)
+
+
+def _bytes_of(table: pa.Table) -> list[memoryview]:
+    return [image["bytes"].as_buffer() for image in table["image"]]
+
+
+class Spool:
+    """All prepared images of a run: facts in memory, PNGs on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows = pq.read_table(folder / ROWS, partitioning=None)
+        self.images = np.memmap(folder / PIXELS, np.uint8, "r")
+        self.offsets = self.rows["offset"].to_numpy()
+        self.sizes = self.rows["size"].to_numpy()
+
+    def png(self, row: int) -> bytes:
+        """The PNG of a row."""
+        start = self.offsets[row]
+        return self.images[start : start + self.sizes[row]].tobytes()
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """(N, channels, size, size) uint8 of the given rows."""
+        images = [np.asarray(Image.open(io.BytesIO(self.png(row)))) for row in rows]
+        stack = np.stack(images)
+        return stack[:, None] if stack.ndim == 3 else np.moveaxis(stack, -1, 1)
