@@ -34,6 +34,7 @@ from tasks.params import Params, check_families, read
 log = logging.getLogger("mintage.stage")
 PARENT = "MINTAGE_TASK_RUN"
 IMAGE_LIMIT = 100_000
+DELIVERY_SECONDS = 3
 # A shard has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
@@ -123,6 +124,7 @@ def connected() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
     try:
         yield up
     finally:
+        _deliver()
         server.stop()
 
 
@@ -142,7 +144,7 @@ def call(stage: Flow, arguments: dict[str, Any]) -> None:
     """Call the flow, as a child of the task run that the environment names, if it names one."""
     parent = os.environ.pop(PARENT, None)
     if parent is None:
-        stage(**arguments)
+        stage.with_options(flow_run_name=stage.name)(**arguments)
         return
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
@@ -153,6 +155,15 @@ def call(stage: Flow, arguments: dict[str, Any]) -> None:
             stage, name=stage.name, parent_task_run_id=UUID(parent), state=Pending()
         )
     run_flow(stage, flow_run=flow_run, parameters=arguments)
+
+
+def _deliver() -> None:
+    # Logs and events travel in threads of their own; the server must outlive them.
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=DELIVERY_SECONDS)
 
 
 class _PlainErrors(logging.Filter):

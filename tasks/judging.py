@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from models.measures import entropy, margin, nearest, set_measures
 from safetensors.torch import load_file, save_file
 
-from models.classifiers import FEATURES, Judge
+from models.classifiers import FEATURES, Judge, rotate
+from models.measures import entropy, margin, nearest, set_measures
 from tasks.device import Device
 from tasks.errors import UserError
 from tasks.params import CalibrateParams
@@ -38,13 +38,14 @@ class Measured:
 
     def columns(self, labels_N: np.ndarray, train_ND: np.ndarray) -> dict[str, np.ndarray]:
         """Every measure of a sample by itself, (N,) each, and the row of its nearest train image."""
-        distance_N1, row_N1 = nearest(self.features_ND, train_ND, 1)
+        distance_N1, row_N1 = nearest(torch.from_numpy(self.features_ND), torch.from_numpy(train_ND))
         found = {"train_distance": distance_N1[:, 0], "nearest_train": row_N1[:, 0]}
         if self.probabilities_NK is not None:
-            found["probability"] = self.probabilities_NK[np.arange(len(labels_N)), labels_N]
-            found["margin"] = margin(self.probabilities_NK, labels_N)
-            found["entropy"] = entropy(self.probabilities_NK)
-        return found
+            probabilities_NK, y_N = torch.from_numpy(self.probabilities_NK), torch.from_numpy(labels_N)
+            found["probability"] = probabilities_NK.gather(1, y_N[:, None])[:, 0]
+            found["margin"] = margin(probabilities_NK, y_N)
+            found["entropy"] = entropy(probabilities_NK)
+        return {name: values.numpy() for name, values in found.items()}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def measure_real(train: Path, calibrate: Path, device: Device, folder: Path) -> 
     write_shard(folder / "quantiles.parquet", quantiles(columns, labels_N, reference.facts["classes"]))
     metrics: dict[str, Any] = {
         "images": {split: len(m.features_ND) for split, m in said.items()},
-        "scale": set_measures(said["train"].features_ND, said["calibrate"].features_ND),
+        "scale": compare(said["train"].features_ND, said["calibrate"].features_ND),
     }
     probabilities_NK = said["calibrate"].probabilities_NK
     if probabilities_NK is not None:
@@ -181,6 +182,12 @@ def measure(judge: Judge, x_NCHW: np.ndarray, device: Device, facts: dict[str, A
             probabilities.append(logits_BK[: len(part)].float().softmax(1).cpu().numpy())
     labelled = facts["task"] == "classes"
     return Measured(np.concatenate(features), np.concatenate(probabilities) if labelled else None)
+
+
+def compare(fake_ND: np.ndarray, real_MD: np.ndarray) -> dict[str, float | None]:
+    """Every set measure of one set of features against another; null where there are too few images."""
+    found = set_measures(torch.from_numpy(fake_ND), torch.from_numpy(real_MD))
+    return {name: None if value is None else round(value, 6) for name, value in found.items()}
 
 
 def quantiles(columns: dict[str, np.ndarray], labels_N: np.ndarray, classes: list[str]) -> pa.Table:

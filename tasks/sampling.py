@@ -62,7 +62,7 @@ def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
     """Decide every sample's label. Raises UserError if `generate` asks for what the checkpoint has not."""
     facts = read_checkpoint(checkpoint)
     knobs = {k for k in ("steps", "guidance") if getattr(params, k) is not None}
-    unknown = sorted(knobs - load(facts["family"]).SAMPLING)
+    unknown = sorted(knobs - _build(facts, checkpoint).SAMPLING)
     if unknown:
         raise UserError(
             f"params.yaml: generate.{unknown[0]}: the family {facts['family']!r} has no such knob; "
@@ -172,10 +172,7 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _family(checkpoint: Path, digest: str, device: Device) -> Any:
-    facts = read_checkpoint(checkpoint)
-    module = load(facts["family"])
-    spec = Spec(facts["channels"], facts["size"], facts["size"], len(facts["classes"]))
-    family = module.build(parse(module.Config, facts["config"], str(checkpoint), "config."), spec)
+    family = _build(read_checkpoint(checkpoint), checkpoint)
     try:
         family.load_state_dict(load_file(checkpoint / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -184,3 +181,9 @@ def _family(checkpoint: Path, digest: str, device: Device) -> Any:
             f"({str(error).splitlines()[0][:120]}). Run `dvc repro train`."
         ) from None
     return device.place(family).eval()
+
+
+def _build(facts: Mapping[str, Any], checkpoint: Path) -> Any:
+    module = load(facts["family"])
+    spec = Spec(facts["channels"], facts["size"], facts["size"], len(facts["classes"]))
+    return module.build(parse(module.Config, facts["config"], str(checkpoint), "config."), spec)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from models.measures import nearest, set_measures
+import torch
 from safetensors.numpy import load_file, save_file
 
+from models.measures import nearest_other
 from tasks.device import Device
-from tasks.judging import Measured, Reference, measure
+from tasks.judging import Measured, Reference, compare, measure
 from tasks.params import FilterParams
 from tasks.shards import Shards, pixels, read_shard, write_shard, write_text
 
@@ -98,11 +99,13 @@ def judge_rows(synthetic: Path, reference: Path, limits: Bounds, folder: Path) -
     labels_N = samples.labels()
     measured = [load_file(path) for path in sorted(folder.glob("measured-*.safetensors"))]
     features_ND = np.concatenate([m["features"] for m in measured])
-    columns = {"label": labels_N} | _columns(measured, features_ND, labels_N, real)
+    columns: dict[str, Any] = {"label": labels_N} | _columns(measured, features_ND, labels_N, real)
     ids_N = samples.table(["id"])["id"].to_numpy()
     columns["nearest_train"] = real.ids("train")[columns["nearest_train"]]
     distance_NS, row_NS = siblings(features_ND)
-    columns["sibling_distance"], columns["nearest_sibling"] = distance_NS[:, 0], ids_N[row_NS[:, 0]]
+    alone = np.isinf(distance_NS[:, 0])
+    columns["sibling_distance"] = distance_NS[:, 0]
+    columns["nearest_sibling"] = np.where(alone, None, ids_N[row_NS[:, 0]])
     verdicts = judge(columns, np.maximum(labels_N, 0), distance_NS, row_NS, limits)
     start = 0
     for shard, part in zip(samples.paths, measured, strict=True):
@@ -116,9 +119,9 @@ def judge_rows(synthetic: Path, reference: Path, limits: Bounds, folder: Path) -
         path.unlink()
     kept_N = np.array([not v for v in verdicts])
     metrics = summary(verdicts, labels_N, samples.classes) | {
-        "before": set_measures(features_ND, real.features("calibrate")),
-        "after": set_measures(features_ND[kept_N], real.features("calibrate")),
-        "scale": set_measures(real.features("train"), real.features("calibrate")),
+        "before": compare(features_ND, real.features("calibrate")),
+        "after": compare(features_ND[kept_N], real.features("calibrate")),
+        "scale": compare(real.features("train"), real.features("calibrate")),
     }
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -127,14 +130,10 @@ def judge_rows(synthetic: Path, reference: Path, limits: Bounds, folder: Path) -
 def siblings(features_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distances and rows (N, S) of each sample's nearest other samples; a lone sample has none (inf)."""
     count = len(features_ND)
-    wanted = min(SIBLINGS + 1, count)
-    distance_NS, row_NS = nearest(features_ND, features_ND, wanted)
-    own = row_NS == np.arange(count)[:, None]
-    # Among many equal features a sample may not find itself: then its farthest neighbour goes.
-    own[~own.any(1), -1] = True
     if count == 1:
         return np.full((1, 1), np.inf, np.float32), np.zeros((1, 1), np.int64)
-    return distance_NS[~own].reshape(count, -1), row_NS[~own].reshape(count, -1)
+    distance_NS, row_NS = nearest_other(torch.from_numpy(features_ND), min(SIBLINGS, count - 1))
+    return distance_NS.numpy(), row_NS.numpy()
 
 
 def judge(

@@ -17,7 +17,7 @@ from tasks.shards import file_digest
 from tests import making
 from tests.house import PARAMS, families
 
-DEVICE = prepare(Machine(device="cpu"), "fp32")
+DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
 
 
 def params(family, **changes):

@@ -12,7 +12,7 @@ from tasks.params import CalibrateParams, Machine
 from tasks.shards import Shards, file_digest, read_shard, seal
 from tests import making
 
-DEVICE = prepare(Machine(device="cpu"), "fp32")
+DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
 PARAMS = CalibrateParams(images=3_000, batch=32, precision="fp32")
 
 

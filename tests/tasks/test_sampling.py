@@ -16,7 +16,7 @@ from tasks.shards import Shards, file_digest, seal
 from tests import making
 from tests.house import PARAMS, families
 
-DEVICE = prepare(Machine(device="cpu"), "fp32")
+DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
 
 
 @pytest.fixture(scope="module", params=families())
