@@ -108,8 +108,10 @@ def checkpoint(folder: Path) -> Path:
     return seal(folder, recipe="recipe of checkpoint")
 
 
-def stages(data: Path, classes: list[str] = CLASSES, drawn: int = 60) -> Path:
-    """All that evaluate and export read, in `data`: every fifth sample is rejected."""
+def stages(
+    data: Path, classes: list[str] = CLASSES, drawn: int = 60, reasons: list[str | None] | None = None
+) -> Path:
+    """All that evaluate and export read, in `data`: unless told, every fifth sample is rejected."""
     real(data / "real/train", 20, 1, classes)
     real(data / "real/calibrate", 8, 2, classes)
     real(data / "real/test", 12, 3, classes)
@@ -125,7 +127,7 @@ def stages(data: Path, classes: list[str] = CLASSES, drawn: int = 60) -> Path:
         "environment": {"device": "cpu"},
     }
     shards(data / "synthetic", table, classes, **facts, class_counts={}, generate={"seed": 0})
-    reasons = [None if n % 5 else ("copy" if n % 2 else "unsure") for n in range(drawn)]
-    scores(data / "scores", data / "synthetic", reasons)
+    usual = [None if n % 5 else ("copy" if n % 2 else "unsure") for n in range(drawn)]
+    scores(data / "scores", data / "synthetic", reasons or usual)
     checkpoint(data / "checkpoint")
     return data

@@ -75,9 +75,8 @@ def write_samples(source: Source, params: ExportParams, folder: Path) -> dict[st
     Raises UserError if samples and scores disagree, or if a kept image's bytes have changed.
     """
     kept = source.kept()
-    files = [
-        image_name(n, len(spans(kept, params.shard_size))) for n in range(len(spans(kept, params.shard_size)))
-    ]
+    count = len(spans(kept, params.shard_size))
+    files = [image_name(n, count) for n in range(count)]
     (folder / "images").mkdir()
     waiting: list[pa.Table] = []
     placed = written = 0
@@ -96,7 +95,7 @@ def write_samples(source: Source, params: ExportParams, folder: Path) -> dict[st
             waiting = [ready.slice(params.shard_size)]
     if manifest is not None:
         manifest.close()
-    return {"drawn": source.drawn.rows, "kept": kept, "files": len(files)}
+    return {"drawn": source.drawn.rows, "kept": kept, "files": count}
 
 
 def image_name(number: int, of: int) -> str:

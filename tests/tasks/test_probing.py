@@ -7,6 +7,7 @@ from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.params import EvaluateParams, Machine
 from tasks.probing import (
+    Images,
     Outcome,
     Splits,
     Trial,
@@ -48,6 +49,10 @@ def splits(data):
 @pytest.fixture(scope="module")
 def outcomes(splits, device):
     return [fit(trial, splits, PARAMS, device) for trial in trials(PARAMS, splits)]
+
+
+def made(labels):
+    return Images(making.pictures(labels, 0), labels, [str(n) for n in range(len(labels))])
 
 
 def test_arms_hold_the_images_that_they_promise(splits):
@@ -106,9 +111,7 @@ def test_the_probe_learns_what_can_be_learnt_and_metrics_say_so(splits, outcomes
 
 def test_wrong_labels_cost_accuracy(splits, device):
     """The measure can fall: with labels turned round, the synthetic arm knows nothing of the truth."""
-    turned = Splits(
-        **{**vars(splits), "synthetic": splits.synthetic.take(np.arange(60))}
-    )  # a copy, so that the others keep theirs
+    turned = Splits(**{**vars(splits), "synthetic": splits.synthetic.take(np.arange(60))})
     turned.synthetic.y[:] = (turned.synthetic.y + 1) % 3
     outcome = fit(Trial("synthetic", 0), turned, PARAMS, device)
     assert (outcome.predicted == splits.test.y).mean() < 0.2
@@ -116,7 +119,7 @@ def test_wrong_labels_cost_accuracy(splits, device):
 
 def test_differences_are_paired_by_seed():
     truth = np.arange(30) % 3
-    splits = Splits(making.CLASSES, *[making_images(truth)] * 4, [None] * 30, {})
+    splits = Splits(making.CLASSES, *[made(truth)] * 4, [None] * 30, {})
 
     def outcome(arm, seed, right):
         return Outcome(Trial(arm, seed), 30, np.where(np.arange(30) < right, truth, truth + 1), [])
@@ -139,12 +142,6 @@ def test_differences_are_paired_by_seed():
     assert list(metrics["difference"]) == ["synthetic_minus_real"]
     assert metrics["difference"]["synthetic_minus_real"]["per_seed"] == [-0.1, -0.2]
     assert metrics["difference"]["synthetic_minus_real"]["mean"] == pytest.approx(-0.15)
-
-
-def making_images(labels):
-    from tasks.probing import Images
-
-    return Images(making.pictures(labels, 0), labels, [str(n) for n in range(len(labels))])
 
 
 def test_nothing_kept_is_measured_as_nothing_with_a_note(tmp_path, device):

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from flows.evaluate import evaluate
+from tasks.errors import UserError
+from tasks.params import EvaluateParams, Machine
+from tests import making
+
+PARAMS = EvaluateParams(arms=["real", "synthetic", "random_drop"], seeds=2, images=400, batch=40)
+MACHINE = Machine(device="cpu", threads=1)
+
+
+def run(data, out, params=PARAMS):
+    real = data / "real"
+    return evaluate(
+        params, real / "train", real / "calibrate", real / "test",
+        data / "synthetic", data / "scores", data / "checkpoint", out, MACHINE,
+    )  # fmt: skip
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_evaluate_writes_the_same_report_twice(prefect, tmp_path):
+    data = making.stages(tmp_path / "data")
+    out = run(data, data / "report")
+    assert out == data / "report"
+    once = files(out)
+    names = {"accuracy.csv", "confusion.csv", "curves.csv", "index.json", "metrics.json", "report.html"}
+    assert set(once) == names
+    metrics = json.loads(once["metrics.json"])
+    assert metrics["accuracy"]["synthetic"]["images"] == 48
+    assert metrics["accuracy"]["synthetic"]["mean"] > 0.5
+    assert files(run(data, data / "report")) == once
+    assert not any((data / ".unfinished/evaluate").iterdir())
+
+
+def test_evaluate_measures_unlabelled_sets_too(prefect, tmp_path):
+    data = making.stages(tmp_path / "data", classes=[])
+    metrics = json.loads((run(data, data / "report") / "metrics.json").read_text())
+    assert metrics["accuracy"]["real"]["mean"] is None
+    assert metrics["after"]["coverage"] == 0.85
+
+
+def test_a_failure_leaves_no_report(prefect, tmp_path):
+    data = making.stages(tmp_path / "data")
+    (data / "scores/shard-00002.parquet").unlink()
+    with pytest.raises(UserError, match="shard-00002"):
+        run(data, data / "report")
+    assert not (data / "report").exists()

@@ -1,0 +1,228 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tasks import reporting
+from tasks.errors import UserError
+from tasks.params import EvaluateParams
+from tasks.probing import Outcome, Splits, Trial, gather, spread, trials
+from tasks.reporting import charts, words
+from tests import making
+
+PARAMS = EvaluateParams(arms=["real", "synthetic", "random_drop", "real_synthetic"], seeds=2)
+VOID = {"meta", "img", "link", "br", "line", "polyline"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: every address, id and word, and whether the tags are balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.ids, self.words, self.images = [], [], set(), [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "action", "srcset")]
+        self.ids.add(found.get("id"))
+        self.images += tag == "img"
+        assert tag != "img" or "alt" in found
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in VOID
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def guesses(splits, params, wrong):
+    """Outcomes whose predictions miss the first `wrong[arm][seed]` test images."""
+    truth = splits.test.y
+    return [
+        Outcome(
+            trial,
+            48,
+            np.where(np.arange(len(truth)) < wrong[trial.arm][trial.seed], (truth + 1) % 3, truth),
+            [{"images": 40.0, "loss": 1.0, "accuracy": 0.5}, {"images": 80.0, "loss": 0.5, "accuracy": 1.0}],
+        )
+        for trial in trials(params, splits)
+    ]
+
+
+WRONG = {"real": [9, 18], "synthetic": [9, 9], "random_drop": [10, 12], "real_synthetic": [0, 3]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return making.stages(tmp_path_factory.mktemp("reporting") / "data")
+
+
+def inputs_of(data):
+    real = {name: data / "real" / name for name in ("train", "calibrate", "test")}
+    return real | {name: data / name for name in ("synthetic", "scores", "checkpoint")}
+
+
+def gathered(data):
+    return gather(*list(inputs_of(data).values())[:5])
+
+
+def report(data, folder, wrong=WRONG, params=PARAMS, splits=None):
+    folder.mkdir()
+    splits = splits or gathered(data)
+    outcomes = guesses(splits, params, wrong)
+    metrics = reporting.metrics(params, splits, outcomes)
+    reporting.write_numbers(folder, metrics, splits, outcomes)
+    reporting.write_page(folder, metrics, params, splits, outcomes, inputs_of(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    return report(data, tmp_path_factory.mktemp("out") / "report")
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_page_needs_nothing_but_itself(folder, page):
+    assert page.open == []
+    for address in page.addresses:
+        assert address.startswith(("data:image/png;base64,", "#")) or address == "data:,"
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= page.ids
+    text = (folder / "report.html").read_text()
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "<script" not in text
+
+
+def test_page_tells_the_headline_numbers_measures_and_lineage(page):
+    assert words.ARMS.keys() >= set(PARAMS.arms)
+    for told in (
+        "Adding the synthetic images to the real ones helps: +33.33 ± 11.79 points over 2 seeds",
+        "62.50 %",  # real, mean
+        "75.00 %",  # synthetic
+        "copy · 6", "unsure · 6", "coverage", "after 2,000 images", "recipe of synthetic", "seeds: 2",
+    ):  # fmt: skip
+        assert told in page.text, told
+
+
+def test_page_shows_real_beside_synthetic_and_copies_beside_their_twins(page):
+    strips = 3 * 2 * 8
+    dropped = 6 + 6 * 2
+    grids = 2
+    assert page.images == strips + dropped + grids
+
+
+def test_numbers_are_files_that_dvc_plots(folder):
+    accuracy = rows(folder / "accuracy.csv")
+    assert [(r["arm"], r["seed"]) for r in accuracy[:3]] == [
+        ("real", "0"),
+        ("real", "1"),
+        ("synthetic", "0"),
+    ]
+    assert float(accuracy[0]["accuracy"]) == 0.75
+    confusion = rows(folder / "confusion.csv")
+    assert len(confusion) == 2 * 36
+    assert sum(r["actual"] != r["predicted"] for r in confusion) == 18
+    assert {r["images"] for r in rows(folder / "curves.csv")} == {"40.0", "80.0"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["accuracy"]["real_synthetic"]["per_seed"] == [1.0, 0.916667]
+
+
+def test_same_bytes_twice(data, folder, tmp_path):
+    again = report(data, tmp_path / "again")
+    for path in folder.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+def test_unlabelled_images_have_set_measures_and_one_line(tmp_path):
+    data = making.stages(tmp_path / "data", classes=[])
+    page = Page((report(data, tmp_path / "report") / "report.html").read_text())
+    assert page.text.count("Accuracy needs labels") == 2 + 1  # title, headline, its section
+    assert "coverage" in page.text
+    assert page.images == 2 * 8 + 6 + 6 * 2 + 2
+    assert rows(tmp_path / "report/accuracy.csv") == []
+
+
+def test_class_names_cannot_break_the_page(data, tmp_path):
+    splits = gathered(data)
+    named = Splits(**{**vars(splits), "classes": ["<script>alert(1)</script>", "a&b", "</main>"]})
+    text = (report(data, tmp_path / "report", splits=named) / "report.html").read_text()
+    assert "<script" not in text
+    assert Page(text).open == []
+
+
+@pytest.mark.parametrize(
+    ("per_seed", "said"),
+    [
+        ([0.01, 0.02, 0.015], "helps"),
+        ([-0.01, -0.02, -0.015], "hurts"),
+        ([0.01, -0.002, 0.001], "makes no clear difference"),
+        ([0.0, 0.0, 0.0], "makes no clear difference"),
+        ([0.01], "makes no clear difference"),
+    ],
+)
+def test_headline_claims_no_more_than_the_seeds_show(per_seed, said):
+    alone = {"mean": 0.9, "std": None}
+    metrics = {
+        "accuracy": {"real": alone, "real_synthetic": alone},
+        "difference": {"real_synthetic_minus_real": spread(per_seed)},
+        "notes": [],
+    }
+    assert said in words.headline(metrics)[0]
+
+
+def test_axis_holds_its_values_between_round_ticks():
+    found = charts.axis([0.931, 0.944, 0.957], 0.02)
+    assert found.ticks == (0.93, 0.94, 0.95, 0.96)
+    assert found.at(0.945) == pytest.approx(50)
+    alike = charts.axis([1.0, 1.0], 0.02)
+    assert alike.ticks[0] == 0.98
+    assert alike.ticks[-1] == 1.0
+    assert len(set(alike.marks("g", 100))) == len(alike.ticks)
+
+
+def test_curves_start_at_no_images_and_keep_their_order():
+    drawn = charts.curves({"a": [(0, 2.0), (50, 1.0), (100, 0.0)]})
+    assert drawn["lines"]["a"] == "0,0 50,50 100,100"
+    assert charts.curves({"a": []}) is None
+
+
+def test_loss_curve_is_averaged_down(tmp_path):
+    path = tmp_path / "loss.csv"
+    path.write_text("images,loss,rate\n" + "".join(f"{n},{n % 2},1\n" for n in range(1, 1001)))
+    points = reporting.loss_curve(path, most=10)
+    assert len(points) == 10
+    assert [round(y, 2) for _, y in points] == [0.5] * 10
+    path.write_text("images,rate\n1,2\n")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        reporting.loss_curve(path)
+
+
+def test_confusion_counts_rows_for_columns(data):
+    splits = gathered(data)
+    truth = splits.test.y
+    found = Outcome(Trial("synthetic", 0), 1, np.where(truth == 0, 2, truth), [])
+    assert reporting.confusion(splits, [found, found]) == [[0, 0, 24], [0, 24, 0], [0, 0, 24]]
+    assert reporting.confusion(splits, []) is None
