@@ -35,7 +35,9 @@ def filter(
         limits = scoring.bounds(params, reference)
         metrics = craft(scoring.judge_rows)(synthetic, reference, limits, work.path)
         show_table("filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items()])
-        return work.seal(classes=samples.classes, filter=params.model_dump(mode="json"))
+        return work.seal(
+            classes=samples.classes, filter=params.model_dump(mode="json"), reasons=scoring.REASONS
+        )
 
 
 if __name__ == "__main__":

@@ -38,32 +38,31 @@ WEIGHT_DECAY = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """`x` (N, C, H, W) uint8, `y` (N,) int64, -1 where there is no label, and the samples' ids."""
+    """`x` (N, C, H, W) uint8, `y` (N,) int64, -1 where there is no label, and the samples' ids (N,)."""
 
     x: np.ndarray
     y: np.ndarray
-    ids: list[str]
+    ids: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Images":
         """The images at `rows`, in that order."""
-        return Images(self.x[rows], self.y[rows], [self.ids[r] for r in rows])
+        return Images(self.x[rows], self.y[rows], self.ids[rows])
 
     def __add__(self, other: "Images") -> "Images":
-        return Images(
-            np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]), self.ids + other.ids
-        )
+        pairs = ((self.x, other.x), (self.y, other.y), (self.ids, other.ids))
+        return Images(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """All images that evaluate looks at. `reasons` has a synthetic sample's reason, None if it is kept."""
+    """All images that evaluate looks at. `reasons` (N,): why a sample was dropped, None if it is kept."""
 
     classes: list[str]
     train: Images
     calibrate: Images
     test: Images
     synthetic: Images
-    reasons: list[str | None]
+    reasons: np.ndarray
     measures: Mapping[str, Any]
 
     @property
@@ -102,14 +101,15 @@ def gather(train: Path, calibrate: Path, test: Path, synthetic: Path, scores: Pa
                 f"{other.folder}: holds {_short(other)}, but {train} holds {_short(opened[0])}. "
                 "Run `dvc repro`."
             )
-    images = [Images(s.pixels(), s.labels(), s.table(["id"])["id"].to_pylist()) for s in opened]
+    images = [Images(s.pixels(), s.labels(), s.table(["id"])["id"].to_numpy()) for s in opened]
     names = sorted(name for name in read_index(scores)["files"] if name.endswith(".parquet"))
     judged = [
         row for name in names for row in read_shard(scores / name, ["id", "kept", "reason"]).to_pylist()
     ]
-    if [row["id"] for row in judged] != images[3].ids:
+    if [row["id"] for row in judged] != images[3].ids.tolist():
         raise UserError(f"{scores}: scores other samples than {synthetic} holds. Run `dvc repro filter`.")
-    reasons = [None if row["kept"] else row["reason"] or "unknown" for row in judged]
+    # Arrays, not lists: Prefect looks into every element of a task's lists.
+    reasons = np.array([None if row["kept"] else row["reason"] or "unknown" for row in judged], object)
     measures = json.loads((scores / "metrics.json").read_text(encoding="utf-8"))
     return Splits(opened[0].classes, images[0], images[1], images[2], images[3], reasons, measures)
 
@@ -262,7 +262,7 @@ def summarise(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome
         for a, b in PAIRS
         if a in accuracy and b in accuracy
     }
-    measures = {key: splits.measures.get(key) for key in SET_MEASURES}
+    measures = {key: _finite(splits.measures.get(key)) for key in SET_MEASURES}
     return {"accuracy": accuracy, "difference": difference, **measures, "notes": notes}
 
 
@@ -275,6 +275,13 @@ def _accuracy(arm: Arm, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str
         recalls = [_share(o.predicted, truth, truth == label) for o in found]
         classes[name] = spread(recalls)["mean"]
     return {**spread(seeds), "per_class": classes, "images": found[0].images if found else None}
+
+
+def _finite(measures: Any) -> Any:
+    """The measures with None for what is not a number, which JSON does not know."""
+    if isinstance(measures, Mapping):
+        return {key: _finite(value) for key, value in measures.items()}
+    return None if isinstance(measures, float) and not math.isfinite(measures) else measures
 
 
 def _share(predicted: np.ndarray | None, truth: np.ndarray, among: np.ndarray) -> float | None:

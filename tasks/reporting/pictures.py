@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,10 @@ def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
     probability, nearest = (_column(scores, names, c) for c in ("probability", "nearest_train"))
     train_row = {name: n for n, name in enumerate(splits.train.ids)}
     groups = []
-    for reason in sorted(set(splits.reasons) - {None}, key=lambda r: (-splits.reasons.count(r), str(r))):
-        rows = [n for n, found in enumerate(splits.reasons) if found == reason]
+    for reason, count in sorted(Counter(splits.reasons[~splits.kept]).items(), key=lambda r: (-r[1], r[0])):
+        rows = np.flatnonzero(splits.reasons == reason)[:REJECTED]
         samples = []
-        for n in rows[:REJECTED]:
+        for n in rows:
             label = int(splits.synthetic.y[n])
             twin = train_row.get(nearest[n]) if reason == "copy" else None
             samples.append(
@@ -83,7 +84,7 @@ def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
                 }
             )
         meaning = index.get("reasons", {}).get(reason, "")
-        groups.append({"reason": reason, "count": len(rows), "meaning": meaning, "samples": samples})
+        groups.append({"reason": reason, "count": count, "meaning": meaning, "samples": samples})
     return groups
 
 

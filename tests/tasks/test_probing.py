@@ -52,16 +52,17 @@ def outcomes(splits, device):
 
 
 def made(labels):
-    return Images(making.pictures(labels, 0), labels, [str(n) for n in range(len(labels))])
+    return Images(making.pictures(labels, 0), labels, np.arange(len(labels)).astype(str))
 
 
 def test_arms_hold_the_images_that_they_promise(splits):
-    ids = {arm: arm_images(Trial(arm, 0), splits, 0).ids for arm in ARMS}
-    kept = [i for i, reason in zip(splits.synthetic.ids, splits.reasons, strict=True) if reason is None]
-    assert ids["real"] == splits.train.ids
+    ids = {arm: arm_images(Trial(arm, 0), splits, 0).ids.tolist() for arm in ARMS}
+    real, drawn = splits.train.ids.tolist(), splits.synthetic.ids.tolist()
+    kept = [i for i, reason in zip(drawn, splits.reasons, strict=True) if reason is None]
+    assert ids["real"] == real
     assert ids["synthetic"] == kept
-    assert ids["unfiltered"] == splits.synthetic.ids[:48]
-    assert ids["real_synthetic"] == splits.train.ids + kept
+    assert ids["unfiltered"] == drawn[:48]
+    assert ids["real_synthetic"] == real + kept
     assert len(ids["random_drop"]) == 48
     assert ids["random_drop"] != kept
 
@@ -119,7 +120,7 @@ def test_wrong_labels_cost_accuracy(splits, device):
 
 def test_differences_are_paired_by_seed():
     truth = np.arange(30) % 3
-    splits = Splits(making.CLASSES, *[made(truth)] * 4, [None] * 30, {})
+    splits = Splits(making.CLASSES, *[made(truth)] * 4, np.full(30, None), {})
 
     def outcome(arm, seed, right):
         return Outcome(Trial(arm, seed), 30, np.where(np.arange(30) < right, truth, truth + 1), [])
@@ -174,6 +175,11 @@ def test_accuracy_needs_labels_of_two_classes(splits, classes):
     assert "labels" in metrics["notes"][0]
     assert metrics["accuracy"]["synthetic"]["mean"] is None
     assert metrics["before"]["fid"] == 3.5
+
+
+def test_what_is_no_number_is_null(splits):
+    odd = Splits(**{**vars(splits), "measures": {"after": {"fid": float("nan"), "kid": 0.5}}})
+    assert summarise(PARAMS, odd, [])["after"] == {"fid": None, "kid": 0.5}
 
 
 def test_order_sees_every_image_once_a_pass():

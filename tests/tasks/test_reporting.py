@@ -1,16 +1,19 @@
+import base64
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks import reporting
 from tasks.errors import UserError
 from tasks.params import EvaluateParams
 from tasks.probing import Outcome, Splits, Trial, gather, spread, trials
-from tasks.reporting import charts, words
+from tasks.reporting import charts, pictures, words
 from tests import making
 
 PARAMS = EvaluateParams(arms=["real", "synthetic", "random_drop", "real_synthetic"], seeds=2)
@@ -226,3 +229,11 @@ def test_confusion_counts_rows_for_columns(data):
     found = Outcome(Trial("synthetic", 0), 1, np.where(truth == 0, 2, truth), [])
     assert reporting.confusion(splits, [found, found]) == [[0, 0, 24], [0, 24, 0], [0, 0, 24]]
     assert reporting.confusion(splits, []) is None
+
+
+def test_large_images_are_shown_small():
+    x = np.random.default_rng(0).integers(0, 255, (3, 200, 200), dtype=np.uint8)
+    shown = Image.open(io.BytesIO(base64.b64decode(pictures.thumb(x).split(",")[1])))
+    assert shown.size == (64, 64)
+    small = Image.open(io.BytesIO(base64.b64decode(pictures.thumb(x[:, :8, :8]).split(",")[1])))
+    assert np.array_equal(np.asarray(small), np.moveaxis(x[:, :8, :8], 0, -1))
