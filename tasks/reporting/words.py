@@ -42,7 +42,15 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
     if chance.get("mean") is not None:
         verb = {1: "beats", -1: "loses to", 0: "is not clearly different from"}[direction(chance)]
         lines.append(f"Filtering {verb} dropping as many at random: {points(chance)}.")
-    return lines or [metrics["notes"][0] if metrics["notes"] else "No accuracy was measured."]
+    return lines or [_unproven(metrics)]
+
+
+def _unproven(metrics: Mapping[str, Any]) -> str:
+    """What can be said of the samples where no accuracy was measured."""
+    after = {name: value for name, value in (metrics.get("after") or {}).items() if isinstance(value, float)}
+    told = ", ".join(f"{name} {number(value)}" for name, value in list(after.items())[:3])
+    kept = f"{metrics.get('kept') or 0:,} of {metrics.get('samples') or 0:,} samples were kept"
+    return kept + (f"; against real images they measure {told}." if told else ".")
 
 
 def direction(difference: Mapping[str, Any]) -> int:
