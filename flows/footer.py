@@ -46,12 +46,12 @@ def craft(function: Callable[..., Any], retries: int = 0) -> Any:
         persist_result=False,
         cache_policy=NO_CACHE,
         retries=retries,
-        retry_condition_fn=_worth_retrying,
+        retry_condition_fn=worth_retrying,
     )
 
 
-def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
-    # A failure that says what the user must mend would only fail again.
+def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+    """Whether to try a failed task again: what the user must mend would only fail again."""
     return not isinstance(state.result(raise_on_failure=False), UserError)
 
 
@@ -100,7 +100,7 @@ def plainly(name: str) -> Iterator[None]:
     """Say a user's error in its own words, and that a stopped run can go on."""
     signal.signal(signal.SIGTERM, _interrupt)
     for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(logger).addFilter(_PlainErrors())
+        logging.getLogger(logger).addFilter(PlainErrors())
     try:
         yield
     except UserError as error:
@@ -166,10 +166,11 @@ def _deliver() -> None:
         worker.drain_all(timeout=DELIVERY_SECONDS)
 
 
-class _PlainErrors(logging.Filter):
+class PlainErrors(logging.Filter):
     """Keeps Prefect from logging a traceback, twice, for an error that we say in plain words."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Drop a record that carries a UserError."""
         error = record.exc_info[1] if record.exc_info else None
         return not isinstance(error, UserError)
 

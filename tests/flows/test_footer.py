@@ -1,0 +1,129 @@
+"""The footer: typed params to a flow, plain words on failure, no server needed."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from flows import footer, server
+from flows.footer import arguments_of
+from tasks.errors import UserError
+from tasks.params import read
+from tests.house import PARAMS, ROOT, STAGES
+
+
+def run(stage, root, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", f"flows.{stage}"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_arguments_are_the_sections_of_params(stage):
+    flow = getattr(__import__(f"flows.{stage}", fromlist=[stage]), stage)
+    params = read(ROOT / "params.yaml")
+    found = arguments_of(flow, params)
+    assert found["params"] is getattr(params, stage)
+    assert found["machine"] is params.machine
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_importing_a_flow_does_not_import_torch(stage):
+    code = f"import sys, flows.{stage}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_help_needs_no_project(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.ingest", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "params.yaml" in done.stdout
+
+
+WRONG = {
+    "an unknown section": ({"trian": {}}, "trian: unknown key; did you mean 'train'?"),
+    "an unknown key": ({"train": {**PARAMS["train"], "epochs": 3}}, "train.epochs: unknown key"),
+    "a wrong type": (
+        {"generate": {**PARAMS["generate"], "num_samples": "many"}},
+        "generate.num_samples: found 'many'",
+    ),
+    "an unknown family": ({"train": {**PARAMS["train"], "family": "gam"}}, "train.family: no family 'gam'"),
+    "a family's typo": ({"families": {"diffusion": {"wdith": 3}}}, "families.diffusion.wdith: unknown key"),
+    "an impossible value": ({"preprocess": {**PARAMS["preprocess"], "size": 3}}, "preprocess.size: found 3"),
+    "a bound of nothing": ({"gates": {"kept_ratio": {}}}, "gates.kept_ratio"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_params_are_told_before_any_work(tmp_path, wrong):
+    changes, expected = WRONG[wrong]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**PARAMS, **changes}))
+    done = run("ingest", tmp_path)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 6
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "train: [", "\x00"])
+def test_a_broken_params_file_is_told(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        read(tmp_path / "params.yaml")
+
+
+def test_a_missing_params_file_is_told(tmp_path):
+    done = run("train", tmp_path)
+    assert (done.returncode, "params.yaml: not found" in done.stderr) == (1, True)
+
+
+def test_plainly_says_the_error_and_exits_1(capsys):
+    with pytest.raises(SystemExit) as ended, footer.plainly("train"):
+        raise UserError("data/real: not found. Run `dvc repro`.")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "train: data/real: not found. Run `dvc repro`.\n"
+
+
+def test_a_stopped_run_can_go_on(capsys):
+    with pytest.raises(SystemExit) as ended, footer.plainly("train"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "to go on" in capsys.readouterr().err
+
+
+def test_no_traceback_is_logged_for_an_error_in_plain_words():
+    told = footer.PlainErrors()
+    for error, expected in ((UserError("mend it"), False), (RuntimeError("a bug"), True)):
+        record = logging.LogRecord("p", logging.ERROR, "", 0, "", (), (type(error), error, None))
+        assert told.filter(record) is expected
+
+
+def test_a_dead_server_is_told_and_done_without(monkeypatch, capsys):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setattr(server.Server, "_start", lambda self: "http://127.0.0.1:1/api")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        found = server.Server()
+    assert found.url == "http://127.0.0.1:1/api"
+    assert "no server answers at http://127.0.0.1:9/api" in capsys.readouterr().err
+
+
+def test_retrying_is_not_worth_it_for_what_the_user_must_mend():
+    class State:
+        def __init__(self, error):
+            self.error = error
+
+        def result(self, raise_on_failure):
+            return self.error
+
+    assert not footer.worth_retrying(None, None, State(UserError("mend it")))
+    assert footer.worth_retrying(None, None, State(OSError("came and went")))

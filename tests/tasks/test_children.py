@@ -1,0 +1,55 @@
+"""No child outlives its parent, however the parent ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tasks.children import stop_group
+from tests.house import ROOT
+
+GRANDCHILD = (
+    "import subprocess, sys, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pid, within=5.0):
+    deadline = time.monotonic() + within
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def test_a_stopped_child_takes_its_children_with_it():
+    child = subprocess.Popen(
+        [sys.executable, "-c", GRANDCHILD], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    grandchild = int(child.stdout.readline())
+    assert alive(grandchild)
+    stop_group(child)
+    assert gone(child.pid)
+    assert gone(grandchild)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_a_killed_parent_takes_its_child_with_it():
+    code = (
+        "import subprocess, time; from tasks.children import die_with_parent; "
+        "print(subprocess.Popen(['sleep', '60'], preexec_fn=die_with_parent).pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = int(parent.stdout.readline())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert gone(child)

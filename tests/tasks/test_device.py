@@ -1,0 +1,48 @@
+"""The device is one code path: kind, precision and threads are params, and facts of the recipe."""
+
+import pytest
+import torch
+
+from tasks.device import prepare
+from tasks.errors import UserError
+from tasks.params import Machine
+
+
+def test_threads_are_pinned_and_told():
+    device = prepare(Machine(device="cpu", threads=1), "fp32")
+    assert torch.get_num_threads() == 1
+    assert device.facts == {
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": "1",
+        "torch": torch.__version__,
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_said_plainly():
+    with pytest.raises(UserError, match=r"machine\.device: found 'cuda'"):
+        prepare(Machine(device="cuda"), "fp32")
+
+
+def test_auto_is_resolved_before_it_becomes_a_fact():
+    device = prepare(Machine(threads=1), "auto")
+    assert device.kind in ("cpu", "cuda")
+    assert device.precision in ("fp32", "bf16")
+
+
+def test_precision_decides_what_the_autocast_computes_in():
+    layer = torch.nn.Linear(2, 2)
+    for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        device = prepare(Machine(device="cpu", threads=1), precision)
+        with device.autocast():
+            assert layer(torch.ones(1, 2)).dtype == kind
+
+
+def test_layout_follows_precision_on_a_cpu():
+    images = {
+        p: prepare(Machine(device="cpu", threads=1), p).place(torch.nn.Conv2d(3, 8, 3)).weight
+        for p in ("fp32", "bf16")
+    }
+    assert images["fp32"].is_contiguous(memory_format=torch.channels_last)
+    assert images["bf16"].is_contiguous()

@@ -1,0 +1,66 @@
+"""Progress shows how many, how fast and how long; in a terminal on one line, and not at all in CI."""
+
+import io
+import logging
+
+import pytest
+
+from tasks import progress
+from tasks.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_line_says_count_rate_and_time_left(clock):
+    bar = Progress("train", 1_000)
+    clock[0] += 10
+    bar.done = 250
+    assert bar.line("loss 0.5") == "train: 250 of 1,000 images, 25 images/s, 30 s left, loss 0.5"
+
+
+def test_resumed_work_counts_only_its_own_rate(clock):
+    bar = Progress("train", 1_000, done=500)
+    clock[0] += 10
+    bar.add(100)
+    assert "10 images/s, 40 s left" in bar.line()
+
+
+def test_terminal_gets_one_line(clock, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    monkeypatch.delenv("CI", raising=False)
+    with Progress("draw", 10) as bar:
+        for _ in range(10):
+            clock[0] += 1
+            bar.add(1)
+    assert screen.getvalue().count("\n") == 1
+    assert screen.getvalue().count("\r") == 11
+
+
+def test_elsewhere_it_is_logged_now_and_then(clock, monkeypatch, caplog):
+    monkeypatch.delenv("CI", raising=False)
+    with caplog.at_level(logging.INFO, "mintage.progress"), Progress("draw", 100) as bar:
+        for _ in range(100):
+            clock[0] += 1
+            bar.add(1)
+    assert len(caplog.messages) == 4
+
+
+def test_ci_is_quiet(clock, monkeypatch, caplog):
+    screen = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    monkeypatch.setenv("CI", "true")
+    with caplog.at_level(logging.INFO, "mintage.progress"), Progress("draw", 100) as bar:
+        clock[0] += 100
+        bar.add(100)
+    assert (screen.getvalue(), caplog.messages) == ("", [])
