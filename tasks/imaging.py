@@ -91,9 +91,22 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 def fit(image_HWC: np.ndarray, size: int, how: str) -> np.ndarray:
     """Resize and crop (`cover`) or pad with black (`contain`) to (channels, size, size)."""
     if image_HWC.shape[:2] != (size, size):
+        if how == "cover":
+            image_HWC = _without_ends(image_HWC)
         image_HWC = _transform(size, how)(image=image_HWC)["image"]
         image_HWC = image_HWC.reshape(size, size, -1)
     return np.ascontiguousarray(np.moveaxis(image_HWC, -1, 0))
+
+
+def _without_ends(image_HWC: np.ndarray) -> np.ndarray:
+    """The middle of an image, at most four times as long as it is wide.
+
+    Of a strip of 1 x 1,000,000 pixels `cover` keeps one, and would enlarge all of them first.
+    """
+    height, width = image_HWC.shape[:2]
+    limit = 4 * min(height, width)
+    top, left = max(0, (height - limit) // 2), max(0, (width - limit) // 2)
+    return image_HWC[top : top + limit, left : left + limit]
 
 
 @cache
@@ -113,10 +126,16 @@ def _transform(size: int, how: str) -> Any:
     return A.Compose([A.LongestMaxSize(size, **scale), A.PadIfNeeded(size, size, fill=0)])
 
 
-def thumb(image_CHW: np.ndarray) -> bytes:
-    """The image's grey in 9x9 averaged cells: what hashes are taken of."""
-    grey = image_CHW[0] if len(image_CHW) == 1 else image_CHW.mean(0).astype(np.uint8)
-    return Image.fromarray(grey).resize((THUMB, THUMB), Image.Resampling.BOX).tobytes()
+def thumbs(images_NCHW: np.ndarray) -> np.ndarray:
+    """(N, 81) uint8: each image's grey in 9x9 averaged cells, which twins are found by."""
+    size = images_NCHW.shape[-1]
+    # What part of each pixel lies in each cell, along one side.
+    edges = np.linspace(0, size, THUMB + 1)[:, None]
+    pixels = np.arange(size)
+    parts = np.clip(np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels), 0, 1)
+    parts = (parts / parts.sum(1, keepdims=True)).astype(np.float32)
+    cells = parts @ images_NCHW.mean(1, dtype=np.float32) @ parts.T
+    return np.round(cells).astype(np.uint8).reshape(len(images_NCHW), -1)
 
 
 Prepared = tuple[bytes, str, bytes]
@@ -125,16 +144,23 @@ Prepared = tuple[bytes, str, bytes]
 def prepare(job: tuple[list[bytes], PreprocessParams]) -> list[Prepared | str]:
     """Turn a batch of original bytes into (PNG, digest of its pixels, thumb), or why it can't be."""
     encoded, params = job
-    return [_prepare(data, params) for data in encoded]
+    images = [_prepare(data, params) for data in encoded]
+    good = [image for image in images if isinstance(image, np.ndarray)]
+    small = iter(thumbs(np.stack(good)) if good else ())
+    return [
+        image
+        if isinstance(image, str)
+        else (png(image), hashlib.sha256(image.tobytes()).hexdigest(), next(small).tobytes())
+        for image in images
+    ]
 
 
-def _prepare(data: bytes, params: PreprocessParams) -> Prepared | str:
+def _prepare(data: bytes, params: PreprocessParams) -> np.ndarray | str:
     try:
-        image = fit(decode(data, params.channels, 2 * params.size), params.size, params.fit)
+        return fit(decode(data, params.channels, 2 * params.size), params.size, params.fit)
     # As in ingest: Pillow's decoders raise more than OSError, and OpenCV errors of its own.
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    return png(image), hashlib.sha256(image.tobytes()).hexdigest(), thumb(image)
 
 
 def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None = None) -> Path:

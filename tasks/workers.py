@@ -1,15 +1,17 @@
 """All cores on batches of work: results in order, and only a few batches in memory at a time."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TypeVar
-
-from joblib import Parallel, delayed
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Starting processes takes about a second: fewer images than these are done sooner without.
-WORTH_IT = 4_000
+# Starting processes takes about a second. With fewer images than these, see first whether they
+# are small enough to be done in that time without.
+MANY = 6_000
+TRIAL_SECONDS = 1.0
 
 
 def cores(workers: int | None) -> int:
@@ -23,13 +25,25 @@ def spread(function: Callable[[T], R], batches: Iterable[T], images: int, worker
     Processes, not threads: decoding a small image is mostly Python, which threads can't share.
     They are fresh ones, as a fork of a process that runs Prefect's or torch's threads can hang.
     """
-    if cores(workers) == 1 or images < WORTH_IT:
-        return map(function, batches)
+    rest = iter(batches)
+    if cores(workers) == 1:
+        yield from map(function, rest)
+        return
+    started = time.monotonic()
+    while images < MANY and time.monotonic() - started < TRIAL_SECONDS:
+        try:
+            batch = next(rest)
+        except StopIteration:
+            return
+        yield function(batch)
+    for batch in rest:  # only if there is one more is a pool started
+        yield from _pool(function, chain([batch], rest), cores(workers))
+
+
+def _pool(function: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:
+    from joblib import Parallel, delayed
+
     pool = Parallel(
-        n_jobs=cores(workers),
-        return_as="generator",
-        pre_dispatch="2*n_jobs",
-        batch_size=1,
-        max_nbytes=None,
+        n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs", batch_size=1, max_nbytes=None
     )
     return pool(delayed(function)(batch) for batch in batches)

@@ -36,7 +36,7 @@ class Decision:
         self.labels = [-1 if label is None else label for label in facts["label"]]
         self.given: list[str | None] = facts["split"]
         self.rejects: dict[int, tuple[str, str]] = {}
-        self.conflicts = 0
+        self.conflicts: list[tuple[str, str]] = []
         self.groups = Groups(len(self.ids))
         for row, reason in enumerate(facts["reason"]):
             if reason:
@@ -87,15 +87,16 @@ class Decision:
         for one, other in pairs.tolist():
             self.groups.join(one, other)
             if self.labels[one] != self.labels[other]:
-                self.conflicts += 1
-                log.warning(
-                    "%s and %s look the same but have different labels; both are kept",
-                    self.sources[one], self.sources[other],
-                )  # fmt: skip
+                self.conflicts.append((self.sources[one], self.sources[other]))
             for row, twin in ((one, other), (other, one)):
                 for split in ("calibrate", "test"):
                     if self.given[twin] == split and self._yields_to(row, split):
                         self.rejects[row] = (f"duplicate_of_{split}", self.ids[twin])
+        if self.conflicts:
+            log.warning(
+                "%d pairs of images look the same but have different labels; they are kept: %s",
+                len(self.conflicts), "; ".join(f"{a} and {b}" for a, b in self.conflicts[:3]),
+            )  # fmt: skip
         return len(pairs)
 
     def _yields_to(self, row: int, split: str) -> bool:
@@ -232,7 +233,7 @@ def split(prepared: Path, out: Path, raw: Path, params: PreprocessParams) -> dic
         "images": {name: len(rows) for name, rows in dealt.items()},
         "rejected": dict(sorted(Counter(reason for reason, _ in reasons.values()).items())),
         "near_pairs": pairs,
-        "near_pairs_of_two_classes": decision.conflicts,
+        "near_pairs_of_two_classes": len(decision.conflicts),
     }
 
 

@@ -1,0 +1,90 @@
+"""params.yaml is read whole and strictly, and a mistake is named with its mend."""
+
+import pytest
+import yaml
+
+from tasks.errors import UserError
+from tasks.params import Machine, Params, check_families, parse, read
+from tests.house import PARAMS, ROOT
+
+
+def changed(tmp_path, **values):
+    """A copy of params.yaml with `section__key=value` changes; the path of it."""
+    found = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for where, value in values.items():
+        *path, key = where.split("__")
+        block = found
+        for part in path:
+            block = block.setdefault(part, {})
+        block[key] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
+def test_the_shipped_params_are_good():
+    found = read(ROOT / "params.yaml")
+    check_families(found)
+    assert found.ingest.source == PARAMS["ingest"]["source"]
+    assert found.family == found.families[found.train.family]
+
+
+def test_sections_are_the_stages_and_four_more():
+    from tests.house import STAGES
+
+    assert set(Params.model_fields) == {*STAGES, "families", "gates", "machine", "schedule"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"ingest__sourc": "x"}, ["ingest.sourc", "did you mean 'source'"]),
+        ({"export__shardsize": 1}, ["export.shardsize", "did you mean 'shard_size'"]),
+        ({"preprocess__split__tset": 0.1}, ["preprocess.split.tset", "did you mean 'test'"]),
+        ({"preprocess__size": "28"}, ["preprocess.size", "'28'"]),
+        ({"preprocess__size": 7}, ["preprocess.size", "7"]),
+        ({"preprocess__channels": 2}, ["preprocess.channels", "2"]),
+        ({"preprocess__split__test": 0.9}, ["preprocess.split", "add up to 1"]),
+        ({"ingest__max_reject_fraction": 1.5}, ["ingest.max_reject_fraction"]),
+        ({"generate__class_counts": {"a": -1}}, ["generate.class_counts"]),
+        ({"gates__accuracy": {}}, ["gates.accuracy", "min, max or both"]),
+        ({"train__family": "gna"}, ["train.family", "'gna'", "diffusion"]),
+        ({"machin": {}}, ["machin", "did you mean 'machine'"]),
+        ({"export": None}, ["export"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path, values, words):
+    with pytest.raises(UserError) as caught:
+        read(changed(tmp_path, **values))
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert len(text.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])
+def test_files_that_are_no_params(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        read(tmp_path / "params.yaml")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(UserError, match="not found"):
+        read(tmp_path / "params.yaml")
+
+
+def test_many_mistakes_are_counted():
+    with pytest.raises(UserError, match="and 2 more"):
+        parse(Machine, {f"wrong{n}": 1 for n in range(5)}, "x.yaml")
+
+
+def test_a_family_block_without_a_family(tmp_path):
+    with pytest.raises(UserError, match=r"families\.difusion.*did you mean 'diffusion'"):
+        check_families(read(changed(tmp_path, families__difusion={})))
+    with pytest.raises(UserError, match=r"families\.diffusion\.wdth"):
+        check_families(read(changed(tmp_path, families__diffusion__wdth=1)))
+
+
+def test_params_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Machine().workers = 3
