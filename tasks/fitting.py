@@ -176,14 +176,18 @@ def fit(folder: Path, real: Path, params: TrainParams, block: Mapping[str, Any],
     training.resume(folder)
     (folder / "grids").mkdir(exist_ok=True)
     with Progress("train", params.images, training.images) as progress:
-        while training.images < params.images and training.family.TRAINS:
-            before = training.images
-            metrics = training.step()
-            progress.add(params.batch, f"loss {metrics['loss']:.4f}")
-            if _passed(params.grid_every, before, training.images):
-                write_grid(folder, training, training.averaged())
-            if _passed(params.checkpoint_every, before, training.images):
-                training.save(folder)
+        try:
+            while training.images < params.images and training.family.TRAINS:
+                before = training.images
+                metrics = training.step()
+                progress.add(params.batch, f"loss {metrics['loss']:.4f}")
+                if _passed(params.grid_every, before, training.images):
+                    write_grid(folder, training, training.averaged())
+                if _passed(params.checkpoint_every, before, training.images):
+                    training.save(folder)
+        except KeyboardInterrupt:
+            training.save(folder)
+            raise
     return write_checkpoint(folder, training)
 
 

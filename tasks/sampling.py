@@ -147,10 +147,13 @@ def draw(
     padding = params.batch - len(seeds)
     padded = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], padding)])).to(device.kind)
     knobs = {k: v for k in ("steps", "guidance") if (v := getattr(params, k)) is not None}
-    with torch.inference_mode(), device.autocast():
-        x_BCHW, score_B = family.sample(
-            None if labels[0] < 0 else padded, seeds + seeds[-1:] * padding, **knobs
-        )
+    try:
+        with torch.inference_mode(), device.autocast():
+            x_BCHW, score_B = family.sample(
+                None if labels[0] < 0 else padded, seeds + seeds[-1:] * padding, **knobs
+            )
+    except ValueError as error:
+        raise UserError(f"params.yaml: generate: {error}. Set it to null for the family's default.") from None
     score = None if score_B is None else score_B[: len(seeds)].float().cpu().numpy()
     return x_BCHW[: len(seeds)].cpu().numpy(), score
 

@@ -46,8 +46,10 @@ def test_trains_and_writes_a_whole_checkpoint(tmp_path, family, classes):
     assert not (out / fitting.STATE).exists()
 
 
+@pytest.mark.parametrize(("ending", "kept"), [(KeyboardInterrupt, 48), (RuntimeError, 32)])
 @pytest.mark.parametrize("family", families())
-def test_resumed_training_ends_in_the_same_bytes(tmp_path, family, monkeypatch):
+def test_resumed_training_ends_in_the_same_bytes(tmp_path, family, ending, kept, monkeypatch):
+    """A stopped training keeps its last step; one that died keeps its last state."""
     real = making.real(tmp_path / "train", 10, seed=1)
     whole = train(tmp_path / "whole", real, family)
     steps = []
@@ -55,15 +57,17 @@ def test_resumed_training_ends_in_the_same_bytes(tmp_path, family, monkeypatch):
 
     def cut(self):
         if len(steps) == 3:
-            raise KeyboardInterrupt
+            raise ending
         steps.append(1)
         return step(self)
 
     monkeypatch.setattr(fitting.Fit, "step", cut)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ending):
         train(tmp_path / "cut", real, family)
     monkeypatch.setattr(fitting.Fit, "step", step)
-    assert (tmp_path / "cut" / fitting.STATE).is_file()
+    cut_off = fitting.Fit(real, params(family), PARAMS["families"][family], DEVICE)
+    cut_off.resume(tmp_path / "cut")
+    assert cut_off.images == kept
     resumed = train(tmp_path / "cut", real, family)
     names = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(resumed) for p in resumed.rglob("*") if p.is_file())

@@ -104,6 +104,11 @@ def test_other_weights_than_described_are_refused(made, tmp_path):
         sampling.draw_shard(0, plan, broken, tmp_path, DEVICE)
 
 
+def test_what_the_family_can_not_do_is_told(made, tmp_path):
+    with pytest.raises(UserError, match="generate: sampling needs"):
+        draw_all(tmp_path / "a", *made, steps=1)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="dvc repro train"):
         sampling.read_checkpoint(tmp_path / "none")
