@@ -104,9 +104,14 @@ def test_other_weights_than_described_are_refused(made, tmp_path):
         sampling.draw_shard(0, plan, broken, tmp_path, DEVICE)
 
 
-def test_what_the_family_can_not_do_is_told(made, tmp_path):
-    with pytest.raises(UserError, match="generate: sampling needs"):
-        draw_all(tmp_path / "a", *made, steps=1)
+def test_what_the_family_can_not_do_is_told(made, tmp_path, monkeypatch):
+    class Unwilling:
+        def sample(self, *args, **knobs):
+            raise ValueError("sampling needs 2 steps or more, not 1")
+
+    monkeypatch.setattr(sampling, "_family", lambda *args: Unwilling())
+    with pytest.raises(UserError, match=r"params\.yaml: generate: sampling needs 2 steps"):
+        draw_all(tmp_path / "a", *made)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
