@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,7 +22,7 @@ from flows.server import Server
 from tasks.layout import ROOT
 
 RESULTS = ROOT / "benchmarks/results/orchestration.json"
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "ingest": {"source": "data/sources/digits.yaml"},
     "preprocess": {"size": 8},
     "calibrate": {"images": 2_000},
