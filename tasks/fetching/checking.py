@@ -20,7 +20,6 @@ from tasks.workers import spread
 
 BATCH_IMAGES, BATCH_BYTES = 128, 32 << 20
 SHARD_BYTES = 256 << 20
-NOT_BROKEN = frozenset({"duplicate", "conflicting_labels", "duplicate_of_test", "duplicate_of_calibrate"})
 REJECTS = pa.schema([(name, pa.string()) for name in ("source", "sha256", "reason", "detail")])
 
 
@@ -212,6 +211,8 @@ def _drop(folder: Path, kept: list[Kept], gone: dict[int, Reject]) -> None:
 
 def _refuse(params: IngestParams, kept: list[Kept], rejects: list[Reject]) -> None:
     total = len(kept) + len(rejects)
+    if not total:
+        raise UserError("ingest.source: holds no images. Give one that has some.")
     if len(rejects) <= params.max_reject_fraction * total and kept:
         return
     raise UserError(

@@ -78,7 +78,9 @@ def zipped(path: Path, max_bytes: int) -> Source:
             continue
         name = _inside(path, info.filename.replace("\\", "/"))
         if info.flag_bits & 1:
-            raise UserError(f"{path}: member {name!r} is encrypted. Repack the archive without a password.")
+            raise UserError(
+                f"ingest.source: {path}: member {name!r} is encrypted. Repack the archive without a password."
+            )
         kind = stat.S_IFMT(info.external_attr >> 16)
         wrong = None
         if kind not in (0, stat.S_IFREG):
@@ -125,7 +127,7 @@ def _inside(path: Path, name: str) -> str:
     """Refuse an archive with a member that a careless program would write outside its folder."""
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         raise UserError(
-            f"{path}: member {name!r} leads out of the archive. Nothing was unpacked.\n"
+            f"ingest.source: {path}: member {name!r} leads out of the archive. Nothing was unpacked.\n"
             "Repack it with relative paths and without '..', or use another source."
         )
     return "/".join(part for part in name.split("/") if part not in ("", "."))
@@ -160,9 +162,9 @@ def _source(
         else:
             images.append((n, file, suffix))
     if not images:
-        others = f"; the {ignored:,} files there are none" if ignored else ", it is empty"
+        others = f"{ignored:,} other files, such as {found[0].path}" if found else "nothing at all"
         raise UserError(
-            f"ingest.source: {root} holds no images{others}.\n"
+            f"ingest.source: {root}: holds no images; found {others}.\n"
             "Expected class folders with .jpg, .png, .webp, .bmp, .gif, .tif or .ppm files, or Parquet files."
         )
     places = arrange([file.path for _, file, _ in images])

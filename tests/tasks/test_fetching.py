@@ -209,8 +209,8 @@ def test_copies_of_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, ["it is empty"]),
-        ({"a/1.txt": b"x", "a/2.txt": b"y"}, ["holds no images", "2 files"]),
+        ({}, ["nothing at all"]),
+        ({"a/1.txt": b"x", "a/2.txt": b"y"}, ["holds no images", "2 other files"]),
         ({"a/1.png": b""}, ["1 of 1", "empty", "a/1.png"]),
         ({"a/1.png": p.huge_png(30_000)}, ["too_large", "a/1.png", "30000 x 30000"]),
         ({"a/1.jpg": p.picture(1, "jpeg", 64)[:400]}, ["broken", "a/1.jpg", "max_reject_fraction"]),
