@@ -80,7 +80,14 @@ def scores(folder: Path, synthetic: Path, reasons: list[str | None]) -> Path:
         )
         write_shard(folder / name, table)
     kept = sum(w is None for w in reasons)
-    measures = {"fid": 3.5, "kid": 0.02, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.85}
+    measures = {
+        "frechet_distance": 3.5,
+        "kernel_distance": 0.02,
+        "precision": 0.8,
+        "recall": 0.7,
+        "density": 0.9,
+        "coverage": 0.85,
+    }
     metrics = {
         "samples": len(reasons),
         "kept": kept,
@@ -88,7 +95,7 @@ def scores(folder: Path, synthetic: Path, reasons: list[str | None]) -> Path:
         "rejected": {w: reasons.count(w) for w in sorted({w for w in reasons if w})},
         "per_class": {},
         "before": measures,
-        "after": {**measures, "fid": 3.0, "recall": None},
+        "after": {**measures, "frechet_distance": 3.0, "recall": None},
         "scale": dict.fromkeys(measures),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))

@@ -48,7 +48,7 @@ def headline(metrics: Mapping[str, Any]) -> list[str]:
 def _unproven(metrics: Mapping[str, Any]) -> str:
     """What can be said of the samples where no accuracy was measured."""
     after = {name: value for name, value in (metrics.get("after") or {}).items() if isinstance(value, float)}
-    told = ", ".join(f"{name} {number(value)}" for name, value in list(after.items())[:3])
+    told = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in list(after.items())[:3])
     kept = f"{metrics.get('kept') or 0:,} of {metrics.get('samples') or 0:,} samples were kept"
     return kept + (f"; against real images they measure {told}." if told else ".")
 

@@ -14,7 +14,7 @@ NUMBERS = {
     "accuracy.synthetic.std": None,
     "accuracy.real.mean": 0.98,
     "kept_ratio": 0.4,
-    "after.fid": 60.0,
+    "after.frechet_distance": 60.0,
 }
 finite = st.floats(-1e6, 1e6)
 
@@ -26,29 +26,31 @@ def refusal(gates, numbers=NUMBERS):
 
 
 def test_metrics_within_their_bounds_pass():
-    gates = {"kept_ratio": Bound(min=0.4, max=0.4), "after.fid": Bound(max=60.0)}
+    gates = {"kept_ratio": Bound(min=0.4, max=0.4), "after.frechet_distance": Bound(max=60.0)}
     verdicts = judge(gates, NUMBERS)
     hold(verdicts)
     assert [row["off by"] for row in table(verdicts)] == ["within", "within"]
 
 
 def test_refusal_says_what_found_bound_and_by_how_much():
-    text = refusal({"accuracy.synthetic.mean": Bound(min=0.95), "after.fid": Bound(min=1.0, max=20.0)})
+    text = refusal(
+        {"accuracy.synthetic.mean": Bound(min=0.95), "after.frechet_distance": Bound(min=1.0, max=20.0)}
+    )
     head, worst, other, mend = text.splitlines()
     assert "2 of 2 broken" in head
-    assert worst.split() == ["after.fid", "60", "min", "1,", "max", "20", "over", "by", "40"]
+    assert worst.split() == ["after.frechet_distance", "60", "min", "1,", "max", "20", "over", "by", "40"]
     assert other.split() == ["accuracy.synthetic.mean", "0.93", "min", "0.95", "under", "by", "0.02"]
     assert "params.yaml" in mend or "`gates`" in mend
 
 
 def test_worst_is_judged_relative_to_its_bound_and_the_unmeasured_comes_first():
     gates = {
-        "after.fid": Bound(max=50.0),  # a fifth over
+        "after.frechet_distance": Bound(max=50.0),  # a fifth over
         "kept_ratio": Bound(min=0.8),  # half of it
         "accuracy.synthetic.std": Bound(max=0.1),  # not measured
     }
     order = [v.metric for v in judge(gates, NUMBERS)]
-    assert order == ["accuracy.synthetic.std", "kept_ratio", "after.fid"]
+    assert order == ["accuracy.synthetic.std", "kept_ratio", "after.frechet_distance"]
     assert "not measured" in refusal(gates).splitlines()[1]
 
 
@@ -58,7 +60,7 @@ def test_four_breaches_fit_six_lines():
 
 
 def test_a_held_gate_is_no_line_of_the_refusal():
-    text = refusal({"kept_ratio": Bound(max=1.0), "after.fid": Bound(max=1.0)})
+    text = refusal({"kept_ratio": Bound(max=1.0), "after.frechet_distance": Bound(max=1.0)})
     assert "kept_ratio" not in text
     assert "1 of 2" in text
 

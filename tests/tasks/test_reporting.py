@@ -163,7 +163,10 @@ def test_unlabelled_images_have_set_measures_and_one_line(tmp_path):
     data = making.stages(tmp_path / "data", classes=[])
     page = Page((report(data, tmp_path / "report") / "report.html").read_text())
     assert page.text.count("Accuracy needs labels") == 1
-    assert "48 of 60 samples were kept; against real images they measure fid 3, kid 0.02" in page.text
+    assert (
+        "48 of 60 samples were kept; against real images they measure frechet distance 3, kernel distance 0.02"
+        in page.text
+    )
     assert "coverage" in page.text
     assert page.images == 2 * 8 + 6 + 6 * 2 + 2
     assert rows(tmp_path / "report/accuracy.csv") == []
