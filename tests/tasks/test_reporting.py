@@ -164,8 +164,8 @@ def test_unlabelled_images_have_set_measures_and_one_line(tmp_path):
     page = Page((report(data, tmp_path / "report") / "report.html").read_text())
     assert page.text.count("Accuracy needs labels") == 1
     assert (
-        "48 of 60 samples were kept; against real images they measure frechet distance 3, kernel distance 0.02"
-        in page.text
+        "48 of 60 samples were kept; against real images they measure frechet distance 3, "
+        "kernel distance 0.02" in page.text
     )
     assert "coverage" in page.text
     assert page.images == 2 * 8 + 6 + 6 * 2 + 2
