@@ -37,12 +37,12 @@ def test_preconditioning_keeps_the_network_at_unit_variance(sigma_data):
 
 
 def test_loss_is_the_paper_transcribed():
-    family = unzeroed(make(label_dropout=0.3))
+    family = unzeroed(make(label_dropout=0.3, p_mean=-0.4))
     x, y = torch.rand(64, 1, 8, 8) * 2 - 1, torch.arange(64) % 10
     torch.manual_seed(7)
     found = family.loss(x, y, family.network)
     torch.manual_seed(7)
-    sigma = torch.exp(torch.randn(64) * 1.2 - 1.2)
+    sigma = torch.exp(torch.randn(64) * 1.2 - 0.4)
     hidden = torch.rand(64) < 0.3
     noise = torch.randn_like(x)
     expected = []
@@ -127,14 +127,18 @@ def calls_of(family, y_B, seeds, **knobs):
 def test_guidance_of_one_costs_nothing_and_changes_nothing():
     family = unzeroed(make())
     y_B, seeds = torch.tensor([1, 2, 3]), [4, 5, 6]
-    once, plain = calls_of(family, y_B, seeds, steps=5)
-    again, one = calls_of(family, y_B, seeds, steps=5, guidance=1.0)
-    twice, guided = calls_of(family, y_B, seeds, steps=5, guidance=2.0)
-    assert (once, again, twice) == (5, 5, 10)
-    assert torch.equal(plain, one)
-    assert not torch.equal(plain, guided)
-    _, unlabelled = calls_of(family, None, seeds, steps=5)
+    once, one = calls_of(family, y_B, seeds, steps=5, guidance=1.0)
+    twice, nearly = calls_of(family, y_B, seeds, steps=5, guidance=1 + 1e-12)
+    _, guided = calls_of(family, y_B, seeds, steps=5, guidance=2.0)
+    assert (once, twice) == (5, 10)
+    assert (one.int() - nearly.int()).abs().max() <= 1
+    assert not torch.equal(one, guided)
+    calls, unlabelled = calls_of(family, None, seeds, steps=5)
+    assert calls == 5
     assert torch.equal(calls_of(family, y_B, seeds, steps=5, guidance=0.0)[1], unlabelled)
+    unlearned = unzeroed(make(label_dropout=0.0))
+    assert calls_of(unlearned, y_B, seeds)[0] == diffusion.STEPS
+    assert calls_of(family, y_B, seeds)[0] == 2 * diffusion.STEPS
 
 
 def test_guidance_that_was_never_learned_is_refused():
