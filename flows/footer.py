@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import errno
 import inspect
 import logging
 import os
@@ -37,6 +38,7 @@ log = logging.getLogger("mintage.stage")
 PARENT = "MINTAGE_TASK_RUN"
 IMAGE_LIMIT = 100_000
 DELIVERY_SECONDS = 3
+DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A shard has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
@@ -172,9 +174,9 @@ class PlainErrors(logging.Filter):
     """Keeps Prefect from logging a traceback, twice, for an error that we say in plain words."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop a record that carries a UserError."""
+        """Drop a record that carries a UserError, or the lack of space or rights that becomes one."""
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, UserError)
+        return not (isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DENIED))
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

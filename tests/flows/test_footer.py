@@ -1,5 +1,6 @@
 """The footer: typed params to a flow, plain words on failure, no server needed."""
 
+import errno
 import logging
 import os
 import subprocess
@@ -102,9 +103,10 @@ def test_a_stopped_run_can_go_on(capsys):
 
 def test_no_traceback_is_logged_for_an_error_in_plain_words():
     told = footer.PlainErrors()
-    for error, expected in ((UserError("mend it"), False), (RuntimeError("a bug"), True)):
+    full, broken = OSError(errno.ENOSPC, "no space left"), OSError(errno.EIO, "a broken disk")
+    for error, expected in ((UserError("mend it"), 0), (full, 0), (broken, 1), (RuntimeError("a bug"), 1)):
         record = logging.LogRecord("p", logging.ERROR, "", 0, "", (), (type(error), error, None))
-        assert told.filter(record) is expected
+        assert told.filter(record) == expected
 
 
 def test_a_dead_server_is_told_and_done_without(monkeypatch, capsys):
