@@ -82,6 +82,8 @@ def test_density_and_coverage_by_hand():
     assert density == pytest.approx(6 / 4)
     assert coverage == 1.0
     assert M.density_coverage(fake[2:3], real, k=1) == (0.0, 0.0)
+    # To the second nearest other: 10, 9, 9, 11, of which 0.5 and 11 lie in two each.
+    assert M.density_coverage(fake[:3], real, k=2) == (pytest.approx(4 / (2 * 3)), 1.0)
 
 
 def test_all_set_measures_together_and_none_where_rows_are_too_few(rng):
