@@ -76,12 +76,12 @@ class TrainParams(Section):
     """The family to fit and its budget, counted in images."""
 
     family: str = "diffusion"
-    images: int = Field(250_000, gt=0)
-    batch: int = Field(128, gt=0)
-    ema_images: int = Field(20_000, gt=0)
+    images: int = Field(160_000, gt=0)
+    batch: int = Field(64, gt=0)
+    ema_images: int = Field(10_000, gt=0)
     precision: Precision = "auto"
-    checkpoint_every: int = Field(50_000, gt=0)
-    grid_every: int = Field(50_000, gt=0)
+    checkpoint_every: int = Field(40_000, gt=0)
+    grid_every: int = Field(40_000, gt=0)
     seed: int = Field(0, ge=0, lt=2**31)
 
 
