@@ -49,7 +49,7 @@ class Fit:
             raise UserError(f"{real}: no image to train on. Give ingest.source more images.")
         fabric = Fabric(accelerator=device.kind, devices=1, precision=_PRECISION[device.precision])
         torch.manual_seed(params.seed)
-        self.family = device.place(self.build())
+        self.family = device.place(self.build(), device.training_format)
         self.place = fabric.device
         self.family.attach(fabric)
         self.ema = EMA(self.family.network, params.ema_images)
@@ -89,7 +89,7 @@ class Fit:
         chosen = torch.from_numpy(rows)
         x_BCHW = self.x_NCHW[chosen].to(self.place).float().div_(127.5).sub_(1)
         y_B = None if self.y_N is None else self.y_N[chosen].to(self.place)
-        return Batch(x_BCHW.contiguous(memory_format=self.device.memory_format), y_B)
+        return Batch(x_BCHW.contiguous(memory_format=self.device.training_format), y_B)
 
     def record(self, metrics: dict[str, float]) -> None:
         """Add the mean of the recent steps to the curve, about CURVE_POINTS times a training."""

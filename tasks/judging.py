@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.classifiers import FEATURES, Judge, rotate
+from models.classifiers import FEATURES, Judge, rotate, shift
 from models.measures import entropy, margin, nearest, set_measures
 from tasks.device import Device
 from tasks.errors import UserError
@@ -104,14 +104,15 @@ def fit_judge(train: Path, params: CalibrateParams, device: Device, folder: Path
     outputs = len(shards.classes) if labelled else ROTATIONS
     judge = device.place(Judge(*shards.shape[:2], outputs)).train()
     steps = max(params.images // params.batch, 1)
-    optimiser = torch.optim.AdamW(judge.parameters(), params.learning_rate, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(judge.parameters(), params.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, params.learning_rate, total_steps=steps + 1)
     generator = torch.Generator().manual_seed(params.seed)
+    reach = max(1, shards.shape[-1] // 14)
     drawn = params.batch if labelled else max(params.batch // ROTATIONS, 1)
     with Progress("calibrate", steps * params.batch) as progress:
         for _ in range(steps):
             rows_B = torch.randint(len(x_NCHW), (drawn,), generator=generator)
-            x_BCHW = scaled(x_NCHW[rows_B], device)
+            x_BCHW = shift(scaled(x_NCHW[rows_B], device), reach)
             target_B = y_N[rows_B].to(device.kind)
             if not labelled:
                 x_BCHW, target_B = rotate(x_BCHW)
@@ -210,6 +211,6 @@ def quantiles(columns: dict[str, np.ndarray], labels_N: np.ndarray, classes: lis
 
 
 def scaled(x_BCHW: torch.Tensor, device: Device) -> torch.Tensor:
-    """uint8 images as float32 in [-1, 1], on the device in its memory layout."""
+    """uint8 images as float32 in [-1, 1], on the device, channels last."""
     x_BCHW = x_BCHW.to(device.kind).float().div_(127.5).sub_(1)
-    return x_BCHW.contiguous(memory_format=device.memory_format)
+    return x_BCHW.contiguous(memory_format=torch.channels_last)

@@ -67,7 +67,7 @@ class CalibrateParams(Section):
 
     images: int = Field(60_000, gt=0)
     batch: int = Field(128, gt=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     precision: Precision = "auto"
     seed: int = Field(1, ge=0, lt=2**31)
 
@@ -126,7 +126,7 @@ class EvaluateParams(Section):
     seeds: int = Field(3, ge=1)
     images: int = Field(60_000, gt=0)
     batch: int = Field(128, gt=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     precision: Precision = "auto"
     seed: int = Field(2, ge=0, lt=2**31)
 

@@ -33,7 +33,8 @@ PAIRS: list[tuple[Arm, Arm]] = [
 SET_MEASURES = ("samples", "kept", "kept_ratio", "before", "after", "scale")
 POINTS = 12
 WARMUP = 0.2
-WEIGHT_DECAY = 0.05
+WEIGHT_DECAY = 0.01
+LABEL_SMOOTHING = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +174,7 @@ def fit(trial: Trial, splits: Splits, params: EvaluateParams, device: Device) ->
         # Arms share the draws of a seed, initial weights among them: a pair differs in its images alone.
         torch.manual_seed(derive(params.seed, trial.seed, "probe"))
         probe = Probe(splits.train.x.shape[1], splits.train.x.shape[2], len(splits.classes))
-        probe = probe.to(device.kind, memory_format=device.memory_format)  # type: ignore[call-overload]
+        probe = device.place(probe)
         curve = _train(probe, arm, splits.calibrate, trial, params, device)
         predicted = predict(probe, splits.test.x, device)
     return Outcome(trial, len(arm.y), predicted, curve)
@@ -190,7 +191,9 @@ def _train(
     reach = max(1, arm.x.shape[-1] // 14)
     held_out = held_out.take(np.flatnonzero(held_out.y >= 0))
     steps = max(1, params.images // params.batch)
-    optimiser = torch.optim.AdamW(probe.parameters(), lr=params.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(
+        probe.parameters(), lr=params.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+    )
     rows = order(len(arm.y), steps * params.batch).view(steps, params.batch)
     curve, losses = [], []
     with Progress(f"evaluate, {trial.arm}, seed {trial.seed}", steps * params.batch) as progress:
@@ -201,10 +204,10 @@ def _train(
             )
             row = rows[step].to(device.kind)
             x_BCHW = shift(x_NCHW[row].float() / 127.5 - 1, reach)
-            x_BCHW = x_BCHW.contiguous(memory_format=device.memory_format)
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             probe.train()
             with device.autocast():
-                loss = F.cross_entropy(probe(x_BCHW).float(), y_N[row])
+                loss = F.cross_entropy(probe(x_BCHW).float(), y_N[row], label_smoothing=LABEL_SMOOTHING)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -235,7 +238,7 @@ def predict(probe: torch.nn.Module, x: np.ndarray, device: Device, batch: int = 
     with torch.inference_mode(), device.autocast():
         for start in range(0, len(x), batch):
             x_BCHW = torch.from_numpy(x[start : start + batch]).to(device.kind).float() / 127.5 - 1
-            x_BCHW = x_BCHW.contiguous(memory_format=device.memory_format)
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             found.append(probe(x_BCHW).argmax(1).cpu().numpy())
     return np.concatenate(found)
 

@@ -39,10 +39,10 @@ def test_precision_decides_what_the_autocast_computes_in():
             assert layer(torch.ones(1, 2)).dtype == kind
 
 
-def test_layout_follows_precision_on_a_cpu():
-    images = {
-        p: prepare(Machine(device="cpu", threads=1), p).place(torch.nn.Conv2d(3, 8, 3)).weight
-        for p in ("fp32", "bf16")
-    }
-    assert images["fp32"].is_contiguous(memory_format=torch.channels_last)
-    assert images["bf16"].is_contiguous()
+def test_training_layout_follows_precision_on_a_cpu():
+    for precision, layout in (("fp32", torch.channels_last), ("bf16", torch.contiguous_format)):
+        device = prepare(Machine(device="cpu", threads=1), precision)
+        assert device.training_format == layout
+        weight = device.place(torch.nn.Conv2d(3, 8, 3), device.training_format).weight
+        assert weight.is_contiguous(memory_format=layout)
+    assert device.place(torch.nn.Conv2d(3, 8, 3)).weight.is_contiguous(memory_format=torch.channels_last)
