@@ -106,7 +106,7 @@ def test_the_probe_learns_what_can_be_learnt_and_metrics_say_so(splits, outcomes
         assert list(found["per_class"]) == making.CLASSES
         assert np.mean(list(found["per_class"].values())) == pytest.approx(found["mean"], abs=1e-5)
     assert metrics["kept_ratio"] == 0.8
-    assert metrics["after"]["fid"] == 3.0
+    assert metrics["after"]["frechet_distance"] == 3.0
     assert metrics["notes"] == []
 
 
@@ -174,12 +174,12 @@ def test_accuracy_needs_labels_of_two_classes(splits, classes):
     metrics = summarise(PARAMS, unlabelled, [])
     assert "labels" in metrics["notes"][0]
     assert metrics["accuracy"]["synthetic"]["mean"] is None
-    assert metrics["before"]["fid"] == 3.5
+    assert metrics["before"]["frechet_distance"] == 3.5
 
 
 def test_what_is_no_number_is_null(splits):
-    odd = Splits(**{**vars(splits), "measures": {"after": {"fid": float("nan"), "kid": 0.5}}})
-    assert summarise(PARAMS, odd, [])["after"] == {"fid": None, "kid": 0.5}
+    odd = Splits(**{**vars(splits), "measures": {"after": {"frechet_distance": float("nan"), "kid": 0.5}}})
+    assert summarise(PARAMS, odd, [])["after"] == {"frechet_distance": None, "kid": 0.5}
 
 
 def test_order_sees_every_image_once_a_pass():
