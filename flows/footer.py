@@ -16,8 +16,6 @@ from uuid import UUID
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# Threads that spin while they wait make a training on shared cores three times as slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # several tests share the cores with servers and children
 
 
 @pytest.fixture(autouse=True)
