@@ -99,8 +99,9 @@ def run(stage: Flow) -> None:
 
 @contextmanager
 def plainly(name: str) -> Iterator[None]:
-    """Say a user's error in its own words, and that a stopped run can go on."""
+    """Show our log lines, say a user's error in its own words, and that a stopped run can go on."""
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.getLogger("mintage").setLevel(logging.INFO)
     for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(logger).addFilter(PlainErrors())
     try:

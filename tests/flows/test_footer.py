@@ -94,6 +94,11 @@ def test_plainly_says_the_error_and_exits_1(capsys):
     assert capsys.readouterr().err == "train: data/real: not found. Run `dvc repro`.\n"
 
 
+def test_progress_reaches_the_log():
+    with footer.plainly("train"):
+        assert logging.getLogger("mintage.progress").isEnabledFor(logging.INFO)
+
+
 def test_a_stopped_run_can_go_on(capsys):
     with pytest.raises(SystemExit) as ended, footer.plainly("train"):
         raise KeyboardInterrupt
