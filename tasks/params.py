@@ -76,7 +76,7 @@ class TrainParams(Section):
     """The family to fit and its budget, counted in images."""
 
     family: str = "diffusion"
-    images: int = Field(160_000, gt=0)
+    images: int = Field(140_000, gt=0)
     batch: int = Field(64, gt=0)
     ema_images: int = Field(10_000, gt=0)
     precision: Precision = "auto"
