@@ -30,4 +30,4 @@ def calibrate(
 
 
 if __name__ == "__main__":
-    run(calibrate)
+    run(calibrate, ahead="tasks.judging")

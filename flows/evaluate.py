@@ -43,4 +43,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    run(evaluate, ahead="tasks.probing")

@@ -41,4 +41,4 @@ def filter(
 
 
 if __name__ == "__main__":
-    run(filter)
+    run(filter, ahead="tasks.scoring")

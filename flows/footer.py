@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
@@ -82,8 +83,11 @@ def _artifact(create: Callable[..., Any], **values: Any) -> None:
         log.warning("no artifact %s: %s", values["key"], error)
 
 
-def run(stage: Flow) -> None:
-    """Run a stage flow as a command, with its section's params. Exits 0; 1 on failure; 130 if stopped."""
+def run(stage: Flow, ahead: str | None = None) -> None:
+    """Run a stage flow as a command, with its section's params. Exits 0; 1 on failure; 130 if stopped.
+
+    `ahead` names the module whose slow imports may as well happen while the server comes up.
+    """
     argparse.ArgumentParser(
         prog=f"python -m flows.{stage.name}",
         description=stage.description,
@@ -93,6 +97,8 @@ def run(stage: Flow) -> None:
         die_with_parent()
     with plainly(stage.name), connected() as server:
         arguments = arguments_of(stage, read(PARAMS))
+        if ahead:
+            import_module(ahead)
         with server():
             call(stage, arguments)
 

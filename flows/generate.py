@@ -38,4 +38,4 @@ def generate(
 
 
 if __name__ == "__main__":
-    run(generate)
+    run(generate, ahead="tasks.sampling")

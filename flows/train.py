@@ -31,4 +31,4 @@ def train(
 
 
 if __name__ == "__main__":
-    run(train)
+    run(train, ahead="tasks.fitting")

@@ -3,7 +3,10 @@
 A section is a stage's params; `machine` says how work is carried out and decides no bytes.
 """
 
+import contextlib
 import difflib
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import UserError
-from tasks.layout import PARAMS
+from tasks.layout import PARAMS, ROOT
 
 Precision = Literal["auto", "fp32", "bf16"]
 Fraction = Field(ge=0.0, le=1.0)
@@ -250,8 +253,19 @@ def _short(text: str) -> str:
     return "\n".join(text.splitlines()[:4])
 
 
-def check_families(params: Params) -> None:
-    """Hold every block under `families:` against its family's Config. Raises UserError naming the key."""
+def check_families(params: Params, sound: Path = Path("data/.unfinished/families")) -> None:
+    """Hold every block under `families:` against its family's Config. Raises UserError naming the key.
+
+    A Config lies beside its networks, so asking it imports torch, which takes seconds. So the digest
+    of blocks and family files that were found right is kept in `sound`, and not asked about again.
+    """
+    folder = ROOT / "models/families"
+    asked = hashlib.sha256(json.dumps(params.families, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.py")):
+        asked.update(file.name.encode() + file.read_bytes())
+    with contextlib.suppress(OSError):
+        if sound.read_text() == asked.hexdigest():
+            return
     from models.families import load, names
 
     for name, block in params.families.items():
@@ -260,3 +274,6 @@ def check_families(params: Params) -> None:
             mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}."
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
+    with contextlib.suppress(OSError):
+        sound.parent.mkdir(parents=True, exist_ok=True)
+        sound.write_text(asked.hexdigest())

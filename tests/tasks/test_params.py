@@ -88,3 +88,17 @@ def test_a_family_block_without_a_family(tmp_path):
 def test_params_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Machine().workers = 3
+
+
+def test_sound_families_are_asked_about_once_until_they_change(tmp_path, monkeypatch):
+    import models.families
+
+    asked = []
+    load = models.families.load
+    monkeypatch.setattr(models.families, "load", lambda name: asked.append(name) or load(name))
+    sound, params = tmp_path / "kept/families", read(ROOT / "params.yaml")
+    for _ in range(2):
+        check_families(params, sound)
+    assert asked == sorted(params.families)
+    with pytest.raises(UserError, match=r"families\.diffusion\.wdth"):
+        check_families(read(changed(tmp_path, families__diffusion__wdth=1)), sound)
