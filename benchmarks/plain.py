@@ -20,6 +20,7 @@ class Craft:
 
     def __init__(self, function: Callable[..., Any], retries: int = 0) -> None:
         self.function = function
+        self.results: list[Any] = []
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function."""
@@ -31,12 +32,12 @@ class Craft:
 
     def map(self, first: Any, *rest: Any) -> "Craft":
         """Call the function for each of the first argument's values; the rest stay as they are."""
-        for value in first:
-            self.function(value, *rest)
+        self.results = [self.function(value, *rest) for value in first]
         return self
 
-    def result(self) -> None:
-        """All calls have ended."""
+    def result(self) -> list[Any]:
+        """What the calls of `map` returned."""
+        return self.results
 
 
 def stand_in(name: str, **parts: Any) -> None:
