@@ -56,16 +56,19 @@ def recipe(
     environment: Mapping[str, str] | None = None,
     family: str | None = None,
 ) -> Recipe:
-    """Gather a stage's recipe: `params` by section, `inputs` as sealed folders or plain files."""
+    """Gather a stage's recipe: `params` by section, `inputs` as sealed folders or plain files.
+
+    Each part's name says what kind it is, as a section and an input may both be called `train`.
+    """
     parts: dict[str, str] = {}
     for section, values in params.items():
         plain = values.model_dump(mode="json") if isinstance(values, BaseModel) else values
-        parts[section] = json.dumps(plain, sort_keys=True)
+        parts[f"params.{section}"] = json.dumps(plain, sort_keys=True)
     for path in inputs:
         sealed = path / INDEX
         if path.is_dir() and not sealed.is_file():
             raise UserError(f"{path}: is not sealed. Run `dvc repro`, which makes it.")
-        parts[path.name] = file_digest(sealed if path.is_dir() else path)
+        parts[f"input.{path.name}"] = file_digest(sealed if path.is_dir() else path)
     for name in code(stage, family):
         parts[name] = file_digest(ROOT / name)
     parts.update(environment or {})

@@ -24,14 +24,35 @@ def made(tmp_path, name="raw", text="x", **params):
 def test_a_recipe_follows_params_and_inputs(tmp_path):
     one = made(tmp_path)
     assert made(tmp_path).digest == one.digest
-    assert made(tmp_path, seed=1).differs_from(one.parts) == ["preprocess"]
-    assert made(tmp_path, text="y").differs_from(one.parts) == ["raw"]
+    assert made(tmp_path, seed=1).differs_from(one.parts) == ["params.preprocess"]
+    assert made(tmp_path, text="y").differs_from(one.parts) == ["input.raw"]
     assert recipe("preprocess", {}, environment={"device": "cpu"}).parts["device"] == "cpu"
 
 
 def test_a_recipe_does_not_depend_on_the_place(tmp_path):
     (tmp_path / "other").mkdir()
     assert made(tmp_path).digest == made(tmp_path / "other").digest
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_section_and_input_of_a_stage_counts(tmp_path, stage):
+    """Also where both have the same name: `train` is a section, and a split that train reads."""
+    folders = [tmp_path / d for d in STAGES[stage]["deps"] if d.startswith("data/")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "file").write_text("x")
+        seal(folder)
+    sections = {name.split(".")[0]: {"seed": 0} for name in STAGES[stage]["params"]}
+    one = recipe(stage, sections, folders)
+    for name in sections:
+        other = recipe(stage, {**sections, name: {"seed": 1}}, folders)
+        assert other.differs_from(one.parts) == [f"params.{name}"]
+    for folder in folders:
+        (folder / "file").write_text("y")
+        seal(folder)
+        other = recipe(stage, sections, folders)
+        assert other.differs_from(one.parts) == [f"input.{folder.name}"]
+        one = other
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -77,7 +98,7 @@ def test_unfinished_work_is_kept_and_resumed_under_the_same_recipe_alone(tmp_pat
     caplog.set_level("INFO", "mintage.recipe")
     with unfinished(out, made(tmp_path, seed=1), resume=True) as work:
         assert not (work.path / "half").exists()
-    assert "differs in: preprocess" in caplog.text
+    assert "differs in: params.preprocess" in caplog.text
     with unfinished(out, made_by) as work:
         assert not (work.path / "half").exists()
 
