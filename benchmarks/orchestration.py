@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
@@ -64,15 +65,8 @@ def plain(root: Path, environment: dict[str, str]) -> float:
 @contextmanager
 def server(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A Prefect server on loopback that outlives the stages."""
-    before = os.environ.copy()
-    os.environ.update({"PREFECT_HOME": environment["PREFECT_HOME"]})
-    running = Server()
-    try:
+    with mock.patch.dict(os.environ, PREFECT_HOME=environment["PREFECT_HOME"]), Server() as running:
         yield {**environment, "PREFECT_API_URL": running.wait()}
-    finally:
-        running.stop()
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def bare(root: Path) -> float:

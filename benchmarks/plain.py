@@ -26,10 +26,6 @@ class Craft:
         """Call the function."""
         return self.function(*arguments, **named)
 
-    def with_options(self, **options: Any) -> "Craft":
-        """Options are Prefect's."""
-        return self
-
     def map(self, first: Any, *rest: Any) -> "Craft":
         """Call the function for each of the first argument's values; the rest stay as they are."""
         self.results = [self.function(value, *rest) for value in first]
@@ -50,10 +46,9 @@ def stand_in(name: str, **parts: Any) -> None:
 def main(stage: str) -> None:
     """Run one stage with the params of params.yaml."""
     nothing: Callable[..., None] = lambda *arguments, **named: None  # noqa: E731
-    stand_in("prefect", flow=lambda **options: lambda function: function, unmapped=lambda value: value)
-    stand_in(
-        "flows.footer", craft=Craft, run=nothing, show_image=nothing, show_table=nothing, ONE_BY_ONE=None
-    )
+    stand_in("prefect", unmapped=lambda value: value)
+    shown = {"show_image": nothing, "show_table": nothing}
+    stand_in("flows.footer", craft=Craft, run=nothing, stage=lambda function: function, **shown)
     flow = getattr(import_module(f"flows.{stage}"), stage)
     params = read(PARAMS)
     sections = {"params": getattr(params, stage), "family": params.family, "gates": params.gates}

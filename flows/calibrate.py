@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from prefect import flow
-
-from flows.footer import craft, run
+from flows.footer import craft, run, stage
 from tasks.layout import CALIBRATE, REFERENCE, TRAIN
 from tasks.params import CalibrateParams, Machine
 from tasks.recipe import recipe, unfinished
 
 
-@flow(name="calibrate", validate_parameters=False, persist_result=False)
+@stage
 def calibrate(
     params: CalibrateParams,
     train: Path = TRAIN,

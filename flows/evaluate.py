@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from prefect import flow, unmapped
+from prefect import unmapped
 
-from flows.footer import ONE_BY_ONE, craft, run, show_table
+from flows.footer import craft, run, show_table, stage
 from tasks.layout import CALIBRATE, CHECKPOINT, REPORT, SCORES, SYNTHETIC, TEST, TRAIN
 from tasks.params import EvaluateParams, Machine
 from tasks.recipe import recipe, unfinished
 
 
-@flow(name="evaluate", validate_parameters=False, persist_result=False, task_runner=ONE_BY_ONE)
+@stage
 def evaluate(
     params: EvaluateParams,
     train: Path = TRAIN,

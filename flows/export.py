@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-from prefect import flow
-
-from flows.footer import craft, run, show_image, show_table
+from flows.footer import craft, run, show_image, show_table, stage
 from tasks.gates import hold, judge, measured, table
 from tasks.layout import CHECKPOINT, EXPORT, REPORT, SCORES, SYNTHETIC
-from tasks.params import Bound, ExportParams, Machine
+from tasks.params import Bound, ExportParams
 from tasks.recipe import recipe, unfinished
 
 
-@flow(name="export", validate_parameters=False, persist_result=False)
+@stage
 def export(
     params: ExportParams,
     gates: dict[str, Bound],
@@ -20,7 +18,6 @@ def export(
     report: Path = REPORT,
     checkpoint: Path = CHECKPOINT,
     out: Path = EXPORT,
-    machine: Machine = Machine(),
 ) -> Path:
     """Write the kept images, the manifest of all samples and the card, if every gate holds."""
     from tasks import exporting

@@ -2,21 +2,16 @@
 
 from pathlib import Path
 
-from prefect import flow, unmapped
+from prefect import unmapped
 
-from flows.footer import ONE_BY_ONE, craft, run, show_table
+from flows.footer import craft, run, show_table, stage
 from tasks.layout import REFERENCE, SCORES, SYNTHETIC
 from tasks.params import FilterParams, Machine
 from tasks.recipe import recipe, unfinished
 from tasks.shards import Shards
 
 
-@flow(
-    name="filter",
-    validate_parameters=False,
-    persist_result=False,
-    task_runner=ONE_BY_ONE,
-)
+@stage
 def filter(
     params: FilterParams,
     synthetic: Path = SYNTHETIC,

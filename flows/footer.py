@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +20,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -29,7 +31,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.server import Server
 from tasks.children import die_with_parent
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
 from tasks.params import Params, check_families, read
 
@@ -37,9 +39,22 @@ log = logging.getLogger("mintage.stage")
 PARENT = "MINTAGE_TASK_RUN"
 IMAGE_LIMIT = 100_000
 DELIVERY_SECONDS = 3
+RETRY_SECONDS = [2.0, 10.0]
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A shard has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+def stage(function: Callable[..., Any]) -> Any:
+    """Make a stage's flow of a function, under the function's name. Its params have been checked already."""
+    return Flow(
+        fn=function,
+        name=function.__name__,
+        flow_run_name=function.__name__,
+        validate_parameters=False,
+        persist_result=False,
+        task_runner=ONE_BY_ONE,
+    )
 
 
 def craft(function: Callable[..., Any], retries: int = 0) -> Any:
@@ -49,13 +64,15 @@ def craft(function: Callable[..., Any], retries: int = 0) -> Any:
         persist_result=False,
         cache_policy=NO_CACHE,
         retries=retries,
+        retry_delay_seconds=RETRY_SECONDS,
         retry_condition_fn=worth_retrying,
     )
 
 
 def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     """Whether to try a failed task again: what the user must mend would only fail again."""
-    return not isinstance(state.result(raise_on_failure=False), UserError)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, PassingError) or not isinstance(error, UserError)
 
 
 def show_image(key: str, path: Path) -> None:
@@ -95,11 +112,11 @@ def run(stage: Flow, ahead: str | None = None) -> None:
     ).parse_args()
     if PARENT in os.environ:
         die_with_parent()
-    with plainly(stage.name), connected() as server:
+    with plainly(stage.name), Server() as server:
         arguments = arguments_of(stage, read(PARAMS))
         if ahead:
             import_module(ahead)
-        with server():
+        with connected(server):
             call(stage, arguments)
 
 
@@ -121,20 +138,15 @@ def plainly(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def connected() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
-    """Begin to start a server, and give a context in which it is up and Prefect's settings are ours."""
-    server = Server()
-
-    def up() -> AbstractContextManager[Any]:
-        # The heartbeat's thread would be waited for, a second a flow.
-        chosen = {PREFECT_API_URL: server.wait(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        return temporary_settings(chosen)
-
-    try:
-        yield up
-    finally:
-        _deliver()
-        server.stop()
+def connected(server: Server) -> Iterator[None]:
+    """Talk to the server, once it is up, and deliver to it what there is to say before it goes."""
+    # The heartbeat's thread would be waited for, a second a flow.
+    with temporary_settings({PREFECT_API_URL: server.wait(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        try:
+            yield
+        finally:
+            for worker in (APILogWorker, EventsWorker):
+                worker.drain_all(timeout=DELIVERY_SECONDS)
 
 
 def arguments_of(stage: Flow, params: Params) -> dict[str, Any]:
@@ -153,7 +165,7 @@ def call(stage: Flow, arguments: dict[str, Any]) -> None:
     """Call the flow, as a child of the task run that the environment names, if it names one."""
     parent = os.environ.pop(PARENT, None)
     if parent is None:
-        stage.with_options(flow_run_name=stage.name)(**arguments)
+        stage(**arguments)
         return
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
@@ -164,15 +176,6 @@ def call(stage: Flow, arguments: dict[str, Any]) -> None:
             stage, name=stage.name, parent_task_run_id=UUID(parent), state=Pending()
         )
     run_flow(stage, flow_run=flow_run, parameters=arguments)
-
-
-def _deliver() -> None:
-    # Logs and events travel in threads of their own; the server must outlive them.
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=DELIVERY_SECONDS)
 
 
 class PlainErrors(logging.Filter):

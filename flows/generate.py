@@ -2,20 +2,15 @@
 
 from pathlib import Path
 
-from prefect import flow, unmapped
+from prefect import unmapped
 
-from flows.footer import ONE_BY_ONE, craft, run
+from flows.footer import craft, run, stage
 from tasks.layout import CHECKPOINT, SYNTHETIC, TRAIN
 from tasks.params import GenerateParams, Machine
 from tasks.recipe import recipe, unfinished
 
 
-@flow(
-    name="generate",
-    validate_parameters=False,
-    persist_result=False,
-    task_runner=ONE_BY_ONE,
-)
+@stage
 def generate(
     params: GenerateParams,
     checkpoint: Path = CHECKPOINT,

@@ -5,7 +5,6 @@ so, and only when the flow begins. Started here as a plain child process, it com
 stage imports torch.
 """
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -24,7 +23,7 @@ STOP_SECONDS = 3
 
 
 class Server:
-    """A server's URL; `child` is its process if it is ours, to be stopped with the run."""
+    """A server's URL; `child` is its process if it is ours. As a context, it ends with the run."""
 
     def __init__(self) -> None:
         self.child: subprocess.Popen[bytes] | None = None
@@ -33,6 +32,19 @@ class Server:
             sys.stderr.write(f"PREFECT_API_URL: no server answers at {url}; going on with a temporary one.\n")
             url = None
         self.url = url or self._start()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.child is None:
+            return
+        self.child.terminate()
+        try:
+            self.child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
 
     def _start(self) -> str:
         with socket.socket() as free:
@@ -59,13 +71,8 @@ class Server:
     def wait(self) -> str:
         """Wait until the server is healthy, and return its URL. Raises UserError if it does not come up."""
         deadline = time.monotonic() + START_SECONDS
-        while self.child and time.monotonic() < deadline:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{self.url}/health", timeout=5),
-            ):
-                break
-            if self.child.poll() is not None:
+        while self.child and not self._healthy():
+            if self.child.poll() is not None or time.monotonic() > deadline:
                 raise UserError(
                     "prefect: its temporary server did not start; `prefect server start` shows why. "
                     "Or name a server that runs in PREFECT_API_URL."
@@ -73,16 +80,12 @@ class Server:
             time.sleep(0.05)
         return self.url
 
-    def stop(self) -> None:
-        """End the server, if it is ours."""
-        if self.child is None:
-            return
-        self.child.terminate()
+    def _healthy(self) -> bool:
         try:
-            self.child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                return True
+        except OSError:
+            return False
 
 
 def _answers(url: str) -> bool:

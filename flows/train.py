@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-
-from flows.footer import craft, run, show_image
+from flows.footer import craft, run, show_image, stage
 from tasks.layout import CHECKPOINT, TRAIN
 from tasks.params import Machine, TrainParams
 from tasks.recipe import recipe, unfinished
 
 
-@flow(name="train", validate_parameters=False, persist_result=False)
+@stage
 def train(
     params: TrainParams,
     family: dict[str, Any],

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Say in at most six lines: the params key or file, what was found there, what to do.
     """
+
+
+class PassingError(UserError):
+    """A UserError that may be gone at the next try, such as a download that broke off."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.fetching.checking import gather
 from tasks.fetching.datasets import named
 from tasks.fetching.files import folder, tarred, zipped
@@ -22,19 +22,10 @@ TIMEOUT_SECONDS = 60
 DOWNLOAD = "download"
 
 
-class Unreachable(UserError):
-    """A download broke off or was refused for now: another try may do."""
-
-
-def broke_off(error: object) -> bool:
-    """Whether a failed fetch may succeed if tried again."""
-    return isinstance(error, Unreachable)
-
-
 def fetch(source: str, work: Path) -> Path:
     """The local file or folder of a source; a URL is downloaded into `work`.
 
-    Raises UserError if it is missing, and Unreachable, which is worth a retry, if a download fails.
+    Raises UserError if it is missing, and PassingError, which is worth a retry, if a download fails.
     """
     if urlsplit(source).scheme not in ("http", "https"):
         path = Path(source).expanduser()
@@ -53,7 +44,7 @@ def fetch(source: str, work: Path) -> Path:
         final = (
             isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 429)
         )
-        raise (UserError if final else Unreachable)(
+        raise (UserError if final else PassingError)(
             f"ingest.source: {source}: not downloaded ({error}).\n"
             "Check the URL and the network, or download it yourself and give the file's path."
         ) from None

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ class Decision:
 def split(prepared: Path, out: Path, raw: Path, params: PreprocessParams) -> dict[str, Any]:
     """Write prepared images to sealed `train`, `calibrate` and `test` in `out`, and why others are not there.
 
-    Returns the facts of the outer index. Raises UserError as Decision's parts do.
+    Removes the spool, and returns the facts of the outer index. Raises UserError as Decision's parts do.
     """
     spool = Spool(prepared)
     index = Shards.open(raw).index
@@ -224,6 +225,7 @@ def split(prepared: Path, out: Path, raw: Path, params: PreprocessParams) -> dic
     empty = REJECTS.empty_table()
     table = pa.Table.from_arrays(columns, schema=REJECTS) if columns else empty
     write_shard(out / "rejects.parquet", table)
+    shutil.rmtree(prepared)
     return {
         "channels": params.channels,
         "size": params.size,

@@ -1,17 +1,19 @@
 """The footer: typed params to a flow, plain words on failure, no server needed."""
 
 import errno
+import inspect
 import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from flows import footer, server
 from flows.footer import arguments_of
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.params import read
 from tests.house import PARAMS, ROOT, STAGES
 
@@ -32,7 +34,10 @@ def test_arguments_are_the_sections_of_params(stage):
     params = read(ROOT / "params.yaml")
     found = arguments_of(flow, params)
     assert found["params"] is getattr(params, stage)
-    assert found["machine"] is params.machine
+    sections = {"family": params.family, "gates": params.gates, "machine": params.machine}
+    for name, parameter in inspect.signature(flow.fn, eval_str=True).parameters.items():
+        assert (name in found) == (parameter.annotation is not Path)
+        assert name == "params" or found.get(name) is sections.get(name)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -124,6 +129,22 @@ def test_a_dead_server_is_told_and_done_without(monkeypatch, capsys):
     assert "no server answers at http://127.0.0.1:9/api" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("end", ["exits", "hangs"])
+def test_a_server_that_does_not_come_up_is_told(monkeypatch, end):
+    seconds = "60" if end == "hangs" else "0"
+    monkeypatch.setattr(server, "START_SECONDS", 0.3)
+
+    def start(self):
+        self.child = subprocess.Popen(["sleep", seconds])
+        return "http://127.0.0.1:1/api"
+
+    monkeypatch.setattr(server.Server, "_start", start)
+    monkeypatch.setattr(server, "_answers", lambda url: False)
+    with server.Server() as found, pytest.raises(UserError, match="did not start"):
+        found.wait()
+    assert found.child.poll() is not None
+
+
 def test_retrying_is_not_worth_it_for_what_the_user_must_mend():
     class State:
         def __init__(self, error):
@@ -133,4 +154,5 @@ def test_retrying_is_not_worth_it_for_what_the_user_must_mend():
             return self.error
 
     assert not footer.worth_retrying(None, None, State(UserError("mend it")))
-    assert footer.worth_retrying(None, None, State(OSError("came and went")))
+    for passing in (PassingError("it broke off"), OSError("came and went")):
+        assert footer.worth_retrying(None, None, State(passing))

@@ -2,9 +2,10 @@
 
 import pytest
 
+from flows import footer
 from flows.ingest import ingest
-from tasks.errors import UserError
-from tasks.fetching import Unreachable
+from tasks import fetching
+from tasks.errors import PassingError, UserError
 from tasks.params import IngestParams, Machine
 from tasks.shards import Shards
 from tests import pictures as p
@@ -40,18 +41,16 @@ def test_a_failed_run_leaves_the_former_out_alone(tmp_path):
 
 @pytest.mark.parametrize(("failures", "tries"), [(2, 3), (9, 3)])
 def test_a_download_that_breaks_off_is_tried_again(tmp_path, monkeypatch, failures, tries):
-    import flows.ingest as stage
-
     source, tried = p.write(tmp_path / "in", p.classes()), []
 
     def unsteady(_, work):
         tried.append(work)
         if len(tried) <= failures:
-            raise Unreachable("ingest.source: not downloaded")
+            raise PassingError("ingest.source: not downloaded")
         return source
 
-    monkeypatch.setattr(stage, "fetch", stage.fetch.with_options(retry_delay_seconds=0))
-    monkeypatch.setattr(stage.fetch, "fn", unsteady)
+    monkeypatch.setattr(footer, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(fetching, "fetch", unsteady)
     params = IngestParams(source="http://example.org/x.zip")
     if failures < tries:
         assert Shards.open(ingest(params, tmp_path / "data/raw", Machine(max_retries=2))).rows == 8
