@@ -1,4 +1,4 @@
-"""Hold the default run's report against the floors that the README promises."""
+"""Hold the default run's report against the least accuracy that it must reach."""
 
 import json
 import sys

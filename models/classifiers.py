@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEATURES = 128
+WIDTH = 16  # of the probe's first convolution; each halving doubles it, up to eight times
 SIZES = (8, 256)
 
 
@@ -83,17 +84,16 @@ class Probe(nn.Module):
         channels: 1 or 3.
         size: pixels a side, 8 to 256.
         classes: 2 or more.
-        width: channels of the first convolution; each halving doubles them, up to eight times.
 
     Raises:
         ValueError: an argument is out of these bounds.
     """
 
-    def __init__(self, channels: int, size: int, classes: int, width: int = 16) -> None:
+    def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
         _check(channels, size, classes)
         halvings = max(2, (size // 3).bit_length() - 1)
-        widths = [channels, *(width << min(i, 3) for i in range(halvings))]
+        widths = [channels, *(WIDTH << min(i, 3) for i in range(halvings))]
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise(widths):
             layers += [

@@ -43,6 +43,11 @@ class Device:
         module.to(memory_format=layout)
         return module
 
+    def scaled(self, x_BCHW: torch.Tensor, layout: torch.memory_format = torch.channels_last) -> torch.Tensor:
+        """uint8 images as float32 in [-1, 1], on the device."""
+        x_BCHW = x_BCHW.to(self.kind).float().div_(127.5).sub_(1)
+        return x_BCHW.contiguous(memory_format=layout)
+
     def autocast(self) -> AbstractContextManager:
         """The precision's context for forward passes."""
         return torch.autocast(self.kind, torch.bfloat16) if self.precision == "bf16" else nullcontext()

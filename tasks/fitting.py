@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from models.ema import EMA
 from models.families import Batch, Spec, load
@@ -24,7 +24,7 @@ from tasks.device import Device
 from tasks.errors import UserError
 from tasks.params import TrainParams, parse
 from tasks.progress import Progress
-from tasks.shards import Shards, png, write_text
+from tasks.shards import Shards, png, whole, write_text
 
 log = logging.getLogger("mintage.train")
 MODEL = "model.safetensors"
@@ -50,7 +50,6 @@ class Fit:
         fabric = Fabric(accelerator=device.kind, devices=1, precision=_PRECISION[device.precision])
         torch.manual_seed(params.seed)
         self.family = device.place(self.build(), device.training_format)
-        self.place = fabric.device
         self.family.attach(fabric)
         self.ema = EMA(self.family.network, params.ema_images)
         self.images = 0
@@ -87,9 +86,8 @@ class Fit:
     def batch(self, rows: np.ndarray) -> Batch:
         """The images of these rows, float32 in [-1, 1], on the device."""
         chosen = torch.from_numpy(rows)
-        x_BCHW = self.x_NCHW[chosen].to(self.place).float().div_(127.5).sub_(1)
-        y_B = None if self.y_N is None else self.y_N[chosen].to(self.place)
-        return Batch(x_BCHW.contiguous(memory_format=self.device.training_format), y_B)
+        x_BCHW = self.device.scaled(self.x_NCHW[chosen], self.device.training_format)
+        return Batch(x_BCHW, None if self.y_N is None else self.y_N[chosen].to(self.device.kind))
 
     def record(self, metrics: dict[str, float]) -> None:
         """Add the mean of the recent steps to the curve, about CURVE_POINTS times a training."""
@@ -110,7 +108,7 @@ class Fit:
     def grid(self, family: Any) -> np.ndarray:
         """GRID_ROWS x GRID_COLUMNS samples at fixed seeds, a class a column: (C, H, W) uint8."""
         count = GRID_ROWS * GRID_COLUMNS
-        classes_B = torch.arange(count, device=self.place) % GRID_COLUMNS % max(self.spec.classes, 1)
+        classes_B = torch.arange(count, device=self.device.kind) % GRID_COLUMNS % max(self.spec.classes, 1)
         y_B = classes_B if self.spec.classes else None
         with torch.inference_mode(), self.device.autocast():
             x_BCHW, _ = family.sample(y_B, list(range(count)))
@@ -133,13 +131,9 @@ class Fit:
                 tensors |= {f"optimiser.{name}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
         facts = {"images": self.images, "curve": self.curve, "recent": self.recent, "groups": groups}
         # Facts and tensors share one file, so that a crash can't pair the old ones with the new.
-        partial = folder / f".{STATE}.partial"
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            partial,
-            metadata={"facts": json.dumps(facts)},
-        )
-        partial.replace(folder / STATE)
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        with whole(folder / STATE) as file:
+            file.write(save(plain, metadata={"facts": json.dumps(facts)}))
 
     def resume(self, folder: Path) -> None:
         """Go on from the last state in `folder`, if there is one that can be read."""
@@ -194,6 +188,7 @@ def fit(folder: Path, real: Path, params: TrainParams, block: Mapping[str, Any],
 def write_checkpoint(folder: Path, training: Fit) -> Path:
     """Write what generate reads: weights, facts, curve and the last grid; drop the state to resume from."""
     family = training.averaged()
+    torch.manual_seed(training.params.seed)  # the same whether or not the last step was just taken
     family.finish(training.passes())
     save_file({k: v.detach().cpu().contiguous() for k, v in family.state_dict().items()}, folder / MODEL)
     facts = {
@@ -220,8 +215,8 @@ def write_checkpoint(folder: Path, training: Fit) -> Path:
 
 def write_grid(folder: Path, training: Fit, family: Any) -> None:
     """Write the grid of samples that the training makes after so many images."""
-    path = folder / "grids" / f"{training.images:09d}.png"
-    path.write_bytes(png(training.grid(family)))
+    with whole(folder / "grids" / f"{training.images:09d}.png") as file:
+        file.write(png(training.grid(family)))
 
 
 def order(seed: int, start: int, count: int, total: int) -> np.ndarray:

@@ -84,10 +84,19 @@ class Reference:
         judge.load_state_dict(load_file(self.folder / "judge.safetensors"))
         return device.place(judge).eval()
 
+    @cached_property
+    def quantiles(self) -> pa.Table:
+        """A row a class and measure, as `quantiles` made it."""
+        return read_shard(self.folder / "quantiles.parquet")
+
+    @cached_property
+    def scale(self) -> dict[str, float | None]:
+        """Every set measure of the real train split against the calibrate split."""
+        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))["judge"]["scale"]
+
     def quantile(self, measure: str, quantile: float) -> np.ndarray:
         """(K,) the value below which a `quantile` of each class's held-out real images lie."""
-        table = read_shard(self.folder / "quantiles.parquet")
-        values = table.filter(pa.compute.equal(table["measure"], measure))
+        values = self.quantiles.filter(pa.compute.equal(self.quantiles["measure"], measure))
         names = values["class"].to_pylist()
         curves = np.stack(values["values"].to_numpy())
         return np.array(
@@ -112,7 +121,7 @@ def fit_judge(train: Path, params: CalibrateParams, device: Device, folder: Path
     with Progress("calibrate", steps * params.batch) as progress:
         for _ in range(steps):
             rows_B = torch.randint(len(x_NCHW), (drawn,), generator=generator)
-            x_BCHW = shift(scaled(x_NCHW[rows_B], device), reach)
+            x_BCHW = shift(device.scaled(x_NCHW[rows_B]), reach)
             target_B = y_N[rows_B].to(device.kind)
             if not labelled:
                 x_BCHW, target_B = rotate(x_BCHW)
@@ -178,7 +187,7 @@ def measure(judge: Judge, x_NCHW: np.ndarray, device: Device, facts: dict[str, A
             part = torch.from_numpy(x_NCHW[start : start + INFERENCE_BATCH])
             padded = torch.cat([part, part[-1:].expand(INFERENCE_BATCH - len(part), -1, -1, -1)])
             with device.autocast():
-                logits_BK, features_BD = judge(scaled(padded, device))
+                logits_BK, features_BD = judge(device.scaled(padded))
             features.append(features_BD[: len(part)].float().cpu().numpy())
             probabilities.append(logits_BK[: len(part)].float().softmax(1).cpu().numpy())
     labelled = facts["task"] == "classes"
@@ -208,9 +217,3 @@ def quantiles(columns: dict[str, np.ndarray], labels_N: np.ndarray, classes: lis
             "values": pa.array([r[2].astype(np.float32) for r in rows], pa.list_(pa.float32())),
         }
     )
-
-
-def scaled(x_BCHW: torch.Tensor, device: Device) -> torch.Tensor:
-    """uint8 images as float32 in [-1, 1], on the device, channels last."""
-    x_BCHW = x_BCHW.to(device.kind).float().div_(127.5).sub_(1)
-    return x_BCHW.contiguous(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path("params.yaml")
 
+UNFINISHED = Path("data/.unfinished")
 RAW = Path("data/raw")
 REAL = Path("data/real")
 TRAIN = REAL / "train"

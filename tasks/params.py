@@ -1,6 +1,6 @@
 """The typed, frozen mirror of params.yaml. Unknown keys are refused, with the nearest known one named.
 
-A section is a stage's params; `machine` says how work is carried out and decides no bytes.
+A section is a stage's params; `machine` says how work is carried out, and is no stage's.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import UserError
-from tasks.layout import PARAMS, ROOT
+from tasks.layout import PARAMS, ROOT, UNFINISHED
 
 Precision = Literal["auto", "fp32", "bf16"]
 Fraction = Field(ge=0.0, le=1.0)
@@ -54,7 +54,7 @@ class SplitFractions(Section):
 class PreprocessParams(Section):
     """The shape that every image is given, and how images are gathered and split."""
 
-    size: int = Field(28, ge=8, le=1024)
+    size: int = Field(28, ge=8, le=256)
     channels: Literal[1, 3] = 1
     fit: Literal["cover", "contain"] = "cover"
     group_by: str | None = None
@@ -91,7 +91,7 @@ class TrainParams(Section):
 class GenerateParams(Section):
     """How many samples, of which classes, drawn how."""
 
-    num_samples: int = Field(5_000, gt=0)
+    num_samples: int = Field(5_000, gt=0, lt=2**32)
     class_counts: Literal["balance"] | dict[str, int] | None = None
     seed: int = Field(0, ge=0, lt=2**31)
     batch: int = Field(250, gt=0)
@@ -156,7 +156,7 @@ class Bound(Section):
 
 
 class Machine(Section):
-    """How work is carried out. Nothing here may decide a byte, so no stage depends on it."""
+    """How work is carried out. No stage depends on it: changing it runs nothing again."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
@@ -253,20 +253,20 @@ def _short(text: str) -> str:
     return "\n".join(text.splitlines()[:4])
 
 
-def check_families(params: Params, sound: Path = Path("data/.unfinished/families")) -> None:
-    """Hold every block under `families:` against its family's Config. Raises UserError naming the key.
+def check_families(params: Params, sound: Path = UNFINISHED / "families") -> None:
+    """Hold every block under `families:` against its family's Config, and the size against train.family.
 
     A Config lies beside its networks, so asking it imports torch, which takes seconds. So the digest
-    of blocks and family files that were found right is kept in `sound`, and not asked about again.
+    of what was found right is kept in `sound`, and not asked about again. Raises UserError naming the key.
     """
-    folder = ROOT / "models/families"
-    asked = hashlib.sha256(json.dumps(params.families, sort_keys=True).encode())
-    for file in sorted(folder.glob("*.py")):
+    images = (params.train.family, params.preprocess.channels, params.preprocess.size)
+    asked = hashlib.sha256(json.dumps([params.families, images], sort_keys=True).encode())
+    for file in sorted((ROOT / "models/families").glob("*.py")):
         asked.update(file.name.encode() + file.read_bytes())
     with contextlib.suppress(OSError):
         if sound.read_text() == asked.hexdigest():
             return
-    from models.families import load, names
+    from models.families import Spec, load, names
 
     for name, block in params.families.items():
         if name not in names():
@@ -274,6 +274,12 @@ def check_families(params: Params, sound: Path = Path("data/.unfinished/families
             mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}."
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
+    name, channels, size = images
+    family = load(name)
+    try:
+        family.build(family.Config(**params.family), Spec(channels, size, size, classes=0))
+    except ValueError as error:
+        raise UserError(f"{PARAMS}: preprocess.size {size}, channels {channels}: {error}.") from None
     with contextlib.suppress(OSError):
         sound.parent.mkdir(parents=True, exist_ok=True)
         sound.write_text(asked.hexdigest())

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tasks.device import Device
 from tasks.errors import UserError
 from tasks.params import Arm, EvaluateParams
 from tasks.progress import Progress
-from tasks.shards import Shards, read_index, read_shard
+from tasks.shards import Shards
 
 PAIRS: list[tuple[Arm, Arm]] = [
     ("synthetic", "real"),
@@ -66,7 +67,7 @@ class Splits:
     reasons: np.ndarray
     measures: Mapping[str, Any]
 
-    @property
+    @cached_property
     def kept(self) -> np.ndarray:
         """(N,) bool: which synthetic samples the filter kept."""
         return np.array([r is None for r in self.reasons], bool)
@@ -103,10 +104,7 @@ def gather(train: Path, calibrate: Path, test: Path, synthetic: Path, scores: Pa
                 "Run `dvc repro`."
             )
     images = [Images(s.pixels(), s.labels(), s.table(["id"])["id"].to_numpy()) for s in opened]
-    names = sorted(name for name in read_index(scores)["files"] if name.endswith(".parquet"))
-    judged = [
-        row for name in names for row in read_shard(scores / name, ["id", "kept", "reason"]).to_pylist()
-    ]
+    judged = Shards.open(scores).table(["id", "kept", "reason"]).to_pylist()
     if [row["id"] for row in judged] != images[3].ids.tolist():
         raise UserError(f"{scores}: scores other samples than {synthetic} holds. Run `dvc repro filter`.")
     # Arrays, not lists: Prefect looks into every element of a task's lists.
@@ -173,8 +171,8 @@ def fit(trial: Trial, splits: Splits, params: EvaluateParams, device: Device) ->
     with torch.random.fork_rng():
         # Arms share the draws of a seed, initial weights among them: a pair differs in its images alone.
         torch.manual_seed(derive(params.seed, trial.seed, "probe"))
-        probe = Probe(splits.train.x.shape[1], splits.train.x.shape[2], len(splits.classes))
-        probe = device.place(probe)
+        _, channels, size, _ = splits.train.x.shape
+        probe = device.place(Probe(channels, size, len(splits.classes)))
         curve = _train(probe, arm, splits.calibrate, trial, params, device)
         predicted = predict(probe, splits.test.x, device)
     return Outcome(trial, len(arm.y), predicted, curve)
@@ -203,8 +201,7 @@ def _train(
                 done / WARMUP, (1 - done) / (1 - WARMUP)
             )
             row = rows[step].to(device.kind)
-            x_BCHW = shift(x_NCHW[row].float() / 127.5 - 1, reach)
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            x_BCHW = shift(device.scaled(x_NCHW[row]), reach)
             probe.train()
             with device.autocast():
                 loss = F.cross_entropy(probe(x_BCHW).float(), y_N[row], label_smoothing=LABEL_SMOOTHING)
@@ -237,8 +234,7 @@ def predict(probe: torch.nn.Module, x: np.ndarray, device: Device, batch: int = 
     found = [np.zeros(0, np.int64)]
     with torch.inference_mode(), device.autocast():
         for start in range(0, len(x), batch):
-            x_BCHW = torch.from_numpy(x[start : start + batch]).to(device.kind).float() / 127.5 - 1
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            x_BCHW = device.scaled(torch.from_numpy(x[start : start + batch]))
             found.append(probe(x_BCHW).argmax(1).cpu().numpy())
     return np.concatenate(found)
 

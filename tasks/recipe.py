@@ -22,11 +22,10 @@ import yaml
 from pydantic import BaseModel
 
 from tasks.errors import UserError
-from tasks.layout import ROOT
+from tasks.layout import ROOT, UNFINISHED
 from tasks.shards import INDEX, file_digest, seal, write_text
 
 log = logging.getLogger("mintage.recipe")
-UNFINISHED = ".unfinished"
 KEPT_DAYS = 14
 
 
@@ -110,7 +109,7 @@ def unfinished(out: Path, recipe: Recipe, resume: bool = False) -> Iterator[Work
 
     Raises UserError if another process holds it, or if the place can't be written to.
     """
-    home = out.parent / UNFINISHED / recipe.stage
+    home = out.parent / UNFINISHED.name / recipe.stage
     path = home / recipe.digest
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +19,6 @@ from tasks.errors import UserError
 from tasks.params import GenerateParams, parse
 from tasks.progress import Progress
 from tasks.shards import Shards, image_column, png, sample_table, shard_name, spans, write_shard
-
-log = logging.getLogger("mintage.generate")
 
 
 @dataclass(frozen=True)
@@ -114,14 +111,13 @@ def draw_shard(number: int, plan: Plan, checkpoint: Path, folder: Path, device: 
     start, stop = spans(len(plan.labels), plan.params.shard_size)[number]
     labels = plan.labels[start:stop]
     seeds = [sample_seed(plan.params.seed, n) for n in range(start, stop)]
+    family = _family(checkpoint.resolve(), plan.facts["digest"], device)
     images: list[bytes] = []
     scores: list[float | None] = []
     with Progress(f"generate, {shard_name(number)}", len(seeds)) as progress:
         for at in range(0, len(seeds), plan.params.batch):
-            x_BCHW, score_B = draw(
-                checkpoint, labels[at : at + plan.params.batch], seeds[at : at + plan.params.batch],
-                plan.params, device,
-            )  # fmt: skip
+            part = slice(at, at + plan.params.batch)
+            x_BCHW, score_B = draw(family, labels[part], seeds[part], plan.params, device)
             images.extend(png(image) for image in x_BCHW)
             scores.extend([None] * len(x_BCHW) if score_B is None else score_B.tolist())
             progress.add(len(x_BCHW))
@@ -140,10 +136,9 @@ def draw_shard(number: int, plan: Plan, checkpoint: Path, folder: Path, device: 
 
 
 def draw(
-    checkpoint: Path, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device
+    family: Any, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None."""
-    family = _family(checkpoint.resolve(), read_checkpoint(checkpoint)["digest"], device)
     padding = params.batch - len(seeds)
     padded = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], padding)])).to(device.kind)
     knobs = {k: v for k in ("steps", "guidance") if (v := getattr(params, k)) is not None}

@@ -118,10 +118,11 @@ def judge_rows(synthetic: Path, reference: Path, limits: Bounds, folder: Path) -
     for path in folder.glob("measured-*.safetensors"):
         path.unlink()
     kept_N = np.array([not v for v in verdicts])
+    held_out_MD = real.features("calibrate")
     metrics = summary(verdicts, labels_N, samples.classes) | {
-        "before": compare(features_ND, real.features("calibrate")),
-        "after": compare(features_ND[kept_N], real.features("calibrate")),
-        "scale": compare(real.features("train"), real.features("calibrate")),
+        "before": compare(features_ND, held_out_MD),
+        "after": compare(features_ND[kept_N], held_out_MD),
+        "scale": real.scale,
     }
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics

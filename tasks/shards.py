@@ -9,10 +9,11 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -105,14 +106,21 @@ def spans(total: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def write_shard(path: Path, table: pa.Table) -> Path:
-    """Write a table whole or not at all: temporary name, fsync, rename."""
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that is there whole or not at all: temporary name, fsync, rename."""
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=1_000)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_shard(path: Path, table: pa.Table) -> Path:
+    """Write a table as Parquet, whole or not at all."""
+    with whole(path) as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=1_000)
     return path
 
 
@@ -155,13 +163,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Write a text file in UTF-8, whole or not at all."""
+    with whole(path) as file:
+        file.write(text.encode())
     return path
 
 

@@ -99,7 +99,7 @@ def scores(folder: Path, synthetic: Path, reasons: list[str | None]) -> Path:
         "scale": dict.fromkeys(measures),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    return seal(folder, recipe="recipe of scores")
+    return seal(folder, classes=CLASSES, recipe="recipe of scores")
 
 
 def checkpoint(folder: Path) -> Path:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from tasks.errors import UserError
 from tasks.params import ExportParams
-from tasks.shards import IMAGE, Shards, read_index, read_shard, spans, write_shard
+from tasks.shards import IMAGE, Shards, read_shard, spans, write_shard
 
 DRAWN = ["id", "label", "sha256", "family", "seed", "source_ids", "family_score"]
 SYNTHETIC_MARK = {b"synthetic": b"true"}
@@ -33,9 +33,8 @@ class Source:
     @classmethod
     def open(cls, synthetic: Path, scores: Path) -> "Source":
         """Open both. Raises UserError if either is unsealed or they hold different shards."""
-        drawn = Shards.open(synthetic)
-        scored = [name for name in read_index(scores)["files"] if name.startswith("shard-")]
-        if sorted(scored) != sorted(drawn.index["shards"]):
+        drawn, scored = Shards.open(synthetic), Shards.open(scores).index["shards"]
+        if scored != drawn.index["shards"]:
             raise UserError(
                 f"{scores}: scores {len(scored)} shards, but {synthetic} holds {len(drawn.paths)}. "
                 "Run `dvc repro filter`."

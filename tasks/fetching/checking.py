@@ -79,10 +79,7 @@ def gather(source: Source, folder: Path, params: IngestParams, workers: int | No
     _drop(folder, kept, doubles)
     rejects += doubles.values()
     rejects.sort(key=lambda r: (r.source, r.reason))
-    rows = [(r.source, r.sha256, r.reason, r.detail) for r in rejects]
-    columns = [pa.array(c, pa.string()) for c in zip(*rows, strict=True)] if rows else None
-    table = pa.Table.from_arrays(columns, schema=REJECTS) if columns else REJECTS.empty_table()
-    write_shard(folder / "rejects.parquet", table)
+    write_shard(folder / "rejects.parquet", pa.Table.from_pylist([vars(r) for r in rejects], REJECTS))
     left = [k for n, k in enumerate(kept) if n not in doubles]
     _refuse_empty(source, left, rejects)
     return {

@@ -14,6 +14,7 @@ from tasks.errors import UserError
 from tasks.fetching.source import Item, Reject, Source, arrange, in_order
 from tasks.opening import FOREIGN, SUFFIXES
 
+# What zipfile and tarfile raise on bytes that are no archive, or are packed in a way they can't read.
 BROKEN_ARCHIVE = (
     zipfile.BadZipFile,
     tarfile.TarError,

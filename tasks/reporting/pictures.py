@@ -11,7 +11,7 @@ from PIL import Image
 
 from tasks.probing import Splits
 from tasks.reporting.words import percent
-from tasks.shards import png, read_index, read_shard
+from tasks.shards import Shards, png
 
 SIDE = 64
 EACH = 8
@@ -64,9 +64,9 @@ def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
 
     A suspected copy stands beside the training image that it is nearest to.
     """
-    index = read_index(scores)
-    names = sorted(name for name in index["files"] if name.endswith(".parquet"))
-    probability, nearest = (_column(scores, names, c) for c in ("probability", "nearest_train"))
+    judged = Shards.open(scores)
+    columns = judged.table(["probability", "nearest_train"])
+    probability, nearest = (columns[name].to_pylist() for name in columns.column_names)
     train_row = {name: n for n, name in enumerate(splits.train.ids)}
     groups = []
     for reason, count in sorted(Counter(splits.reasons[~splits.kept]).items(), key=lambda r: (-r[1], r[0])):
@@ -83,17 +83,9 @@ def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
                     "probability": None if probability[n] is None else percent(probability[n]),
                 }
             )
-        meaning = index.get("reasons", {}).get(reason, "")
+        meaning = judged.index.get("reasons", {}).get(reason, "")
         groups.append({"reason": reason, "count": count, "meaning": meaning, "samples": samples})
     return groups
-
-
-def _column(scores: Path, names: list[str], column: str) -> list[Any]:
-    values: list[Any] = []
-    for name in names:
-        table = read_shard(scores / name)
-        values += table[column].to_pylist() if column in table.column_names else [None] * len(table)
-    return values
 
 
 def grids(checkpoint: Path) -> list[dict[str, Any]]:

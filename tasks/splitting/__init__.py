@@ -42,6 +42,8 @@ class Decision:
         for row, reason in enumerate(facts["reason"]):
             if reason:
                 self.rejects[row] = (reason, facts["detail"][row])
+            elif classes and self.labels[row] < 0 and self.given[row] != "test":
+                self.rejects[row] = ("no_label", "")
 
     def left(self) -> list[int]:
         """The rows that are not rejected, in order."""
@@ -214,17 +216,15 @@ def split(prepared: Path, out: Path, raw: Path, params: PreprocessParams) -> dic
         "synthetic": index["synthetic"],
     }
     counts = {}
-    for name, rows in dealt.items():
-        found = Counter(decision.labels[row] for row in rows)
+    for name, chosen in dealt.items():
+        found = Counter(decision.labels[row] for row in chosen)
         counts[name] = {c: found[n] for n, c in enumerate(index["classes"])}
-        _write(out / name, spool, rows, name, params.shard_size)
+        _write(out / name, spool, chosen, name, params.shard_size)
         seal(out / name, **facts, class_counts=counts[name])
     reasons = decision.rejects
     rejected = [(decision.ids[r], decision.sources[r], *reasons[r]) for r in sorted(reasons)]
-    columns = [pa.array(c, pa.string()) for c in zip(*rejected, strict=True)]
-    empty = REJECTS.empty_table()
-    table = pa.Table.from_arrays(columns, schema=REJECTS) if columns else empty
-    write_shard(out / "rejects.parquet", table)
+    rows = [dict(zip(REJECTS.names, reject, strict=True)) for reject in rejected]
+    write_shard(out / "rejects.parquet", pa.Table.from_pylist(rows, REJECTS))
     shutil.rmtree(prepared)
     return {
         "channels": params.channels,
@@ -232,7 +232,7 @@ def split(prepared: Path, out: Path, raw: Path, params: PreprocessParams) -> dic
         "synthetic": index["synthetic"],
         "class_names": index["classes"],
         "class_counts": counts,
-        "images": {name: len(rows) for name, rows in dealt.items()},
+        "images": {name: len(chosen) for name, chosen in dealt.items()},
         "rejected": dict(sorted(Counter(reason for reason, _ in reasons.values()).items())),
         "near_pairs": pairs,
         "near_pairs_of_two_classes": len(decision.conflicts),

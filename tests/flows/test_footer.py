@@ -64,6 +64,10 @@ WRONG = {
     "an unknown family": ({"train": {**PARAMS["train"], "family": "gam"}}, "train.family: no family 'gam'"),
     "a family's typo": ({"families": {"diffusion": {"wdith": 3}}}, "families.diffusion.wdith: unknown key"),
     "an impossible value": ({"preprocess": {**PARAMS["preprocess"], "size": 3}}, "preprocess.size: found 3"),
+    "a size that the family has not": (
+        {"preprocess": {**PARAMS["preprocess"], "size": 30}},
+        "preprocess.size 30, channels 1: diffusion makes images whose sides are multiples of 4",
+    ),
     "a bound of nothing": ({"gates": {"kept_ratio": {}}}, "gates.kept_ratio"),
 }
 

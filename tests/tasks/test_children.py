@@ -42,7 +42,7 @@ def test_a_stopped_child_takes_its_children_with_it():
     assert gone(grandchild)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_killed_parent_takes_its_child_with_it():
     code = (
         "import subprocess, time; from tasks.children import die_with_parent; "

@@ -19,8 +19,8 @@ def test_threads_are_pinned_and_told():
     }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_said_plainly():
+def test_a_gpu_that_is_not_there_is_said_plainly(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"machine\.device: found 'cuda'"):
         prepare(Machine(device="cuda"), "fp32")
 

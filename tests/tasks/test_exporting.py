@@ -212,7 +212,7 @@ def test_an_image_that_changed_since_it_was_drawn_is_refused(spoilt, tmp_path):
 def test_scores_of_another_number_of_shards_are_refused(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     index = json.loads((copy / "scores/index.json").read_text())
-    del index["files"]["shard-00002.parquet"]
+    index["shards"].remove("shard-00002.parquet")
     (copy / "scores/index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="2 shards"):
         Source.open(copy / "synthetic", copy / "scores")

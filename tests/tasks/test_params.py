@@ -99,6 +99,6 @@ def test_sound_families_are_asked_about_once_until_they_change(tmp_path, monkeyp
     sound, params = tmp_path / "kept/families", read(ROOT / "params.yaml")
     for _ in range(2):
         check_families(params, sound)
-    assert asked == sorted(params.families)
+    assert asked == [*sorted(params.families), params.train.family]
     with pytest.raises(UserError, match=r"families\.diffusion\.wdth"):
         check_families(read(changed(tmp_path, families__diffusion__wdth=1)), sound)

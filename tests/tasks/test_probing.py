@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_the_probe_learns_what_can_be_learnt_and_metrics_say_so(splits, outcomes
 
 def test_wrong_labels_cost_accuracy(splits, device):
     """The measure can fall: with labels turned round, the synthetic arm knows nothing of the truth."""
-    turned = Splits(**{**vars(splits), "synthetic": splits.synthetic.take(np.arange(60))})
+    turned = replace(splits, synthetic=splits.synthetic.take(np.arange(60)))
     turned.synthetic.y[:] = (turned.synthetic.y + 1) % 3
     outcome = fit(Trial("synthetic", 0), turned, PARAMS, device)
     assert (outcome.predicted == splits.test.y).mean() < 0.2
@@ -169,7 +170,7 @@ def test_a_class_with_nothing_kept_is_told(tmp_path, device):
 
 @pytest.mark.parametrize("classes", [[], ["only"]])
 def test_accuracy_needs_labels_of_two_classes(splits, classes):
-    unlabelled = Splits(**{**vars(splits), "classes": classes})
+    unlabelled = replace(splits, classes=classes)
     assert trials(PARAMS, unlabelled) == []
     metrics = summarise(PARAMS, unlabelled, [])
     assert "labels" in metrics["notes"][0]
@@ -178,7 +179,7 @@ def test_accuracy_needs_labels_of_two_classes(splits, classes):
 
 
 def test_what_is_no_number_is_null(splits):
-    odd = Splits(**{**vars(splits), "measures": {"after": {"frechet_distance": float("nan"), "kid": 0.5}}})
+    odd = replace(splits, measures={"after": {"frechet_distance": float("nan"), "kid": 0.5}})
     assert summarise(PARAMS, odd, [])["after"] == {"frechet_distance": None, "kid": 0.5}
 
 

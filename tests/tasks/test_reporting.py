@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from tasks import reporting
 from tasks.errors import UserError
 from tasks.params import EvaluateParams
-from tasks.probing import Outcome, Splits, Trial, gather, spread, trials
+from tasks.probing import Outcome, Trial, gather, spread, trials
 from tasks.reporting import charts, pictures, words
 from tests import making
 
@@ -174,7 +175,7 @@ def test_unlabelled_images_have_set_measures_and_one_line(tmp_path):
 
 def test_class_names_cannot_break_the_page(data, tmp_path):
     splits = gathered(data)
-    named = Splits(**{**vars(splits), "classes": ["<script>alert(1)</script>", "a&b", "</main>"]})
+    named = replace(splits, classes=["<script>alert(1)</script>", "a&b", "</main>"])
     text = (report(data, tmp_path / "report", splits=named) / "report.html").read_text()
     assert "<script" not in text
     assert Page(text).open == []
