@@ -1,6 +1,7 @@
-"""Encoded images and folders of them, for tests of ingest and preprocess."""
+"""Encoded images, sources made of them, and what ingest and preprocess make of those."""
 
 import io
+import json
 import struct
 import tarfile
 import zipfile
@@ -8,11 +9,18 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from tasks import fetching, imaging, splitting
+from tasks.errors import UserError
 from tasks.params import IngestParams, PreprocessParams
-from tasks.shards import seal
+from tasks.shards import IMAGE, Shards, seal
+
+SPLITS = ("train", "calibrate", "test")
+CLASS_LABEL = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
 
 
 def noise(seed: int, size: int = 16, channels: int = 3) -> Image.Image:
@@ -72,6 +80,19 @@ def write_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
     return path
 
 
+def parquet(path: Path, images, labels=None, features=None, kind=None, **metadata) -> Path:
+    """A file in the Hugging Face image layout; with `features`, its schema names the classes."""
+    columns = {"image": pa.array([{"bytes": i, "path": f"{n}.png"} for n, i in enumerate(images)], IMAGE)}
+    if labels is not None:
+        columns["label"] = pa.array(labels, kind)
+    table = pa.table(columns)
+    if features:
+        metadata["huggingface"] = json.dumps({"info": {"features": features}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
 def ingested(source: Path, out: Path, workers: int = 1, **params) -> Path:
     """The ingest stage without its flow: a sealed folder."""
     out.mkdir(parents=True)
@@ -85,3 +106,39 @@ def preprocessed(raw: Path, out: Path, workers: int = 1, **params) -> Path:
     chosen = PreprocessParams(**{"size": 16, "channels": 3, **params})
     spool = imaging.spool(raw, out.with_name(f"{out.name}.spool"), chosen, workers)
     return seal(out, **splitting.split(spool, out, raw, chosen))
+
+
+def made(
+    tmp_path: Path, files: dict[str, bytes], name: str = "x", ingest: dict | None = None, **params
+) -> Path:
+    """Both stages, from files in a folder to three splits."""
+    raw = ingested(write(tmp_path / f"{name}.in", files), tmp_path / f"{name}.raw", **ingest or {})
+    return preprocessed(raw, tmp_path / f"{name}.real", **params)
+
+
+def refused(source: Path, tmp_path: Path, **params) -> str:
+    """What ingest says to a source that it refuses: a few lines."""
+    with pytest.raises(UserError) as caught:
+        ingested(source, tmp_path / "refused", **params)
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 6
+    return text
+
+
+def rows(out: Path) -> list[dict]:
+    return Shards.open(out).table(["id", "image", "label", "sha256", "source", "split"]).to_pylist()
+
+
+def rejects(out: Path) -> dict[str, str]:
+    """Source path -> reason of every image that was not kept."""
+    table = pq.read_table(out / "rejects.parquet").to_pylist()
+    return {row["source"]: row["reason"] for row in table}
+
+
+def splits(out: Path) -> dict[str, str]:
+    """Source path -> split of every image that was kept."""
+    return {
+        source: split
+        for split in SPLITS
+        for source in Shards.open(out / split).table(["source"])["source"].to_pylist()
+    }
