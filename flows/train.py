@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.footer import craft, run, show_image, stage
-from tasks.layout import CHECKPOINT, TRAIN
+from tasks.layout import CHECKPOINT, REFERENCE, TRAIN
 from tasks.params import Machine, TrainParams
 from tasks.recipe import recipe, unfinished
 
@@ -14,6 +14,7 @@ def train(
     params: TrainParams,
     family: dict[str, Any],
     real: Path = TRAIN,
+    reference: Path = REFERENCE,
     out: Path = CHECKPOINT,
     machine: Machine = Machine(),
 ) -> Path:
@@ -21,9 +22,9 @@ def train(
     from tasks import device, fitting  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision)
-    made_by = recipe("train", {"train": params, "family": family}, [real], on.facts, params.family)
+    made_by = recipe("train", {"train": params, "family": family}, [real, reference], on.facts, params.family)
     with unfinished(out, made_by, resume=True) as work:
-        craft(fitting.fit)(work.path, real, params, family, on)
+        craft(fitting.fit)(work.path, real, reference, params, family, on)
         show_image("train-samples", max((work.path / "grids").iterdir()))
         return work.seal()
 

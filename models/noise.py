@@ -31,3 +31,8 @@ class SampleNoise:
         """Draw standard normal float32 of `(B, *shape)`; the next call goes on where this one stopped."""
         draws = [g.standard_normal(shape, dtype=np.float32) for g in self._generators]
         return torch.from_numpy(np.stack(draws)).to(self.device)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw float32 of `(B, *shape)`, uniform in [0, 1); the next call goes on where this one stopped."""
+        draws = [g.random(shape, dtype=np.float32) for g in self._generators]
+        return torch.from_numpy(np.stack(draws)).to(self.device)

@@ -78,6 +78,11 @@ class Reference:
         """(N,) ids of one split, in the order of its features."""
         return self.table.filter(pa.compute.equal(self.table["split"], split))["id"].to_numpy()
 
+    def labels(self, split: str) -> np.ndarray:
+        """(N,) int64 labels of one split, -1 where there is none, in the order of its features."""
+        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))["label"]
+        return chosen.fill_null(-1).to_numpy().astype(np.int64)
+
     def judge(self, device: Device) -> Judge:
         """The judge with its weights, on the device."""
         judge = Judge(self.facts["channels"], self.facts["size"], self.facts["outputs"])

@@ -80,11 +80,13 @@ class TrainParams(Section):
 
     family: str = "diffusion"
     images: int = Field(140_000, gt=0)
-    batch: int = Field(64, gt=0)
+    minutes: float | None = Field(None, gt=0)
+    batch: int | None = Field(None, gt=0)
     ema_images: int = Field(10_000, gt=0)
     precision: Precision = "auto"
     checkpoint_every: int = Field(40_000, gt=0)
     grid_every: int = Field(40_000, gt=0)
+    max_rollbacks: int = Field(2, ge=0)
     seed: int = Field(0, ge=0, lt=2**31)
 
 
@@ -279,7 +281,9 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
     try:
         family.build(family.Config(**params.family), Spec(channels, size, size, classes=0))
     except ValueError as error:
-        raise UserError(f"{PARAMS}: preprocess.size {size}, channels {channels}: {error}.") from None
+        raise UserError(
+            f"{PARAMS}: families.{name} with preprocess.size {size}, channels {channels}: {error}."
+        ) from None
     with contextlib.suppress(OSError):
         sound.parent.mkdir(parents=True, exist_ok=True)
         sound.write_text(asked.hexdigest())

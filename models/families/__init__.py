@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -34,18 +35,33 @@ class Batch:
     y_B: Tensor | None
 
 
+class Alarm(NamedTuple):
+    """The healthy bounds of one of a family's own step metrics, averaged over some steps.
+
+    meaning: what it means to leave them. turn: what helps, `lower` or `raise` and a key of its Config.
+    """
+
+    low: float
+    high: float
+    meaning: str
+    turn: str = "lower lr"
+
+
 class Family(Protocol):
     """What the loop and the sampler ask of a family, which is an `nn.Module` with these parts.
 
-    Each module in this package also defines `Config` (a frozen pydantic model) and
+    One that knows a likelihood also has `bits_per_dim(batch) -> float | None`, in bits per number.
+    Each module in this package also defines `Config` (a frozen pydantic model with an `lr`) and
     `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the
     limit if the family cannot make images of that spec.
     """
 
     condition: ClassVar[str]  # "label", or "image": samples then have parents
     TRAINS: ClassVar[bool]  # False: there is nothing to fit, only `finish` is called
-    ALARMS: ClassVar[dict[str, tuple[float, float]]]  # healthy bounds of step's own metrics
+    ALARMS: ClassVar[dict[str, Alarm]]  # by the name of one of step's own metrics
+    BATCH: ClassVar[int]  # images a step that suit it, where train.batch says nothing
     SAMPLING: ClassVar[frozenset[str]]  # which of generate's knobs (steps, guidance) it has
+    config: BaseModel
     network: nn.Module  # what samples; the loop keeps its exponential moving average
     optimisers: dict[str, Optimizer]
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from models.families import Batch, Spec
+from models.families import Alarm, Batch, Spec
 from models.noise import SampleNoise
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 80.0, 7.0
@@ -187,7 +187,11 @@ class Diffusion(nn.Module):
 
     condition: ClassVar[str] = "label"
     TRAINS: ClassVar[bool] = True
-    ALARMS: ClassVar[dict[str, tuple[float, float]]] = {"loss": (0.0, 2.0), "grad_norm": (0.0, 10.0)}
+    ALARMS: ClassVar[dict[str, Alarm]] = {
+        "loss": Alarm(0.0, 2.0, "the denoiser does not learn"),
+        "grad_norm": Alarm(0.0, 20.0, "the gradients explode"),
+    }
+    BATCH: ClassVar[int] = 64
     SAMPLING: ClassVar[frozenset[str]] = frozenset({"steps", "guidance"})
 
     def __init__(self, config: Config, spec: Spec) -> None:

@@ -1,5 +1,7 @@
 """What every family must do, found by name: a new family is tested here with no test edited."""
 
+import math
+
 import pytest
 import torch
 
@@ -58,8 +60,12 @@ def test_every_shape_trains_and_samples(name, size, channels, classes):
         assert next(iter(metrics)) == "loss"
         assert set(family.ALARMS) <= set(metrics)
         assert all(isinstance(v, float) for v in metrics.values())
-        for key, (low, high) in family.ALARMS.items():
-            assert low <= metrics[key] <= high
+        for alarm in family.ALARMS.values():
+            verb, key = alarm.turn.split()
+            assert verb in ("lower", "raise")
+            assert key in type(family.config).model_fields
+            assert alarm.low < alarm.high
+            assert alarm.meaning
     x_BCHW, score_B = draw(trained(family, 1), [1, 2])
     assert x_BCHW.dtype == torch.uint8
     assert x_BCHW.shape == (2, channels, size, size)
@@ -99,15 +105,79 @@ def test_the_same_seed_trains_the_same_weights(name):
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-@pytest.mark.parametrize("name", [n for n in families.names() if make(n).TRAINS])
+LEARNERS = [n for n in families.names() if make(n).TRAINS]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_scale_lr_slows_what_follows_and_survives_a_resume(name):
     family = make(name)
+    family.step(batch_for(family), 0.5)  # a first step may set what no learning rate scales
     family.scale_lr(0.0)
     resumed = make(name)
     resumed.load_state_dict(family.state_dict())
     before = {k: v.clone() for k, v in resumed.network.named_parameters()}
     resumed.step(batch_for(resumed), 0.5)
     assert all(torch.equal(before[k], v) for k, v in resumed.network.named_parameters())
+
+
+def checkers():
+    """16 images of 8x8 whose quadrants are dark or bright, in every way that four can be, and some noise."""
+    bits = torch.arange(16)[:, None] // torch.tensor([1, 2, 4, 8]) % 2
+    quadrants = (bits * 1.6 - 0.8).view(16, 1, 2, 2)
+    x_BCHW = quadrants.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    noise = torch.rand(x_BCHW.shape, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.1
+    return ((x_BCHW + noise) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+def apart(family, x_BCHW):
+    """The mean distance of drawn images to the nearest of the given ones."""
+    drawn, _ = draw(family, list(range(40)))
+    flat = drawn.flatten(1) / 127.5 - 1
+    return float(torch.cdist(flat, x_BCHW.flatten(1)).amin(1).mean())
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_it_learns_sixteen_images_by_heart(name):
+    """Asked now and then, until its samples are near them: families need from 100 to 2,000 steps."""
+    module = families.load(name)
+    narrow = {"width": 32, "hidden": (64, 64) if has_layers(module) else 32}
+    torch.manual_seed(0)
+    config = module.Config(**{k: v for k, v in narrow.items() if k in module.Config.model_fields})
+    family = module.build(config, Spec(1, 8, 8, 4))
+    batch = Batch(checkers(), torch.arange(16) % 4)
+    family.finish([batch])
+    before, after, metrics, steps = apart(family, batch.x_BCHW), math.inf, [], 3_000
+    for i in range(steps):
+        metrics.append(family.step(batch, i / steps))
+        if i % 100 == 99:
+            family.finish([batch])
+            after = apart(family, batch.x_BCHW)
+            if after < before / 2:
+                break
+    assert after < before / 2
+    for key, alarm in family.ALARMS.items():
+        assert alarm.low <= sum(m[key] for m in metrics[-20:]) / 20 <= alarm.high, key
+
+
+def has_layers(module):
+    """Whether `hidden` lists several layers."""
+    field = module.Config.model_fields.get("hidden")
+    return field is not None and isinstance(field.default, tuple)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_another_batch_size_samples_nearly_the_same(name):
+    """Kernels round otherwise at other sizes: a grey level at most, and seldom."""
+    family = trained(make(name), 12)
+    seeds = list(range(64))
+    whole, _ = draw(family, seeds)
+    for cuts in ([7] * 8, [32, 31, 1]):
+        parts = torch.cat(
+            [draw(family, part.tolist())[0] for part in torch.tensor(seeds[: sum(cuts)]).split(cuts)]
+        )
+        differs = (parts.int() - whole[: len(parts)].int()).abs()
+        assert differs.max() <= 1
+        assert (differs > 0).float().mean() <= 1e-3
 
 
 def test_attached_to_fabric_it_trains_as_it_does_alone(name):

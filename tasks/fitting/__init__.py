@@ -1,0 +1,189 @@
+"""The training loop: step, watch, draw, keep the best state, go back when it turns ill.
+
+`training.py` is what is trained and how it is saved; `tasks/watchdog.py` says whether it is well.
+"""
+
+import csv
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from tasks.device import Device
+from tasks.errors import UserError
+from tasks.fitting.training import Training, resume
+from tasks.judging import Reference
+from tasks.params import TrainParams
+from tasks.progress import Progress
+from tasks.shards import png, whole, write_text
+from tasks.watchdog import Examiner, Finding, Watchdog
+
+log = logging.getLogger("mintage.train")
+MODEL = "model.safetensors"
+CHECKPOINT = "checkpoint.json"
+CURVE = "loss.csv"
+HEALTH = "health.csv"
+STATE = "state.safetensors"
+HEALTHY = "healthy.safetensors"
+SLOWER = 1 / 3  # what a rollback multiplies the learning rate by
+GRID_COLUMNS = 10
+GRID_ROWS = 8
+EXAMINED = 240  # samples of a draw that the judge sees
+
+
+def fit(
+    folder: Path,
+    real: Path,
+    reference: Path,
+    params: TrainParams,
+    block: Mapping[str, Any],
+    device: Device,
+) -> Path:
+    """Train `params.family` on the shards `real` until `params.images` or `params.minutes`, into `folder`.
+
+    Goes on from `folder` if a state lies there. Writes the averaged weights of the best state
+    (safetensors), their facts (JSON), curves of loss and health (CSV, images on their first column) and
+    sample grids (PNG). A training that turns ill goes back to its last healthy draw, slower.
+    Raises UserError if the family can't make such images, or if going back did not help.
+    """
+    training = Training(real, params, block, device)
+    if not resume(training, [folder / STATE, folder / HEALTHY]):
+        training.save(folder / HEALTHY)
+    (folder / "grids").mkdir(exist_ok=True)
+    examiner = Examiner(Reference(reference), device)
+    with Progress("train", params.images, training.images) as progress:
+        try:
+            run(folder, training, examiner, progress)
+        except KeyboardInterrupt:
+            training.save(folder / STATE)
+            raise
+    return write_checkpoint(folder, training)
+
+
+def run(folder: Path, training: Training, examiner: Examiner, progress: Progress) -> None:
+    """Train to the end of the budget, with the best state in MODEL; raises UserError if it stays ill."""
+    params, watchdog = training.params, Watchdog(training.family.ALARMS, training.watch)
+    while training.family.TRAINS:
+        over, finding = training.progress >= 1, None
+        examined = training.health[-1]["images"] if training.health else 0
+        due = training.images // params.grid_every > examined // params.grid_every
+        if due or (over and training.images > examined):
+            finding = examine(folder, training, watchdog, examiner)
+        if over and not finding:
+            return
+        if not finding:
+            before, metrics = training.images, training.step()
+            progress.add(training.batch_size, f"loss {metrics['loss']:.4f}")
+            finding = watchdog.step(metrics, training.progress)
+            if not finding and training.images // params.checkpoint_every > before // params.checkpoint_every:
+                training.save(folder / STATE)
+        if finding:
+            roll_back(folder, training, finding)
+            watchdog = Watchdog(training.family.ALARMS, training.watch)
+    keep(folder, training.averaged())
+
+
+def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:
+    """Draw at fixed seeds, show the draw as a grid, have it judged; keep the state if it is the best.
+
+    Returns what is wrong with the draw, or None; then the state is one to go back to.
+    """
+    family, classes = training.averaged(), training.spec.classes
+    count = GRID_ROWS * GRID_COLUMNS
+    grid_y_N = np.arange(count) % GRID_COLUMNS % max(classes, 1)
+    y_N = np.concatenate([grid_y_N, np.arange(EXAMINED - count) % max(classes, 1)])
+    x_NCHW = draw(family, y_N if classes else None, count, training.device)
+    with whole(folder / "grids" / f"{training.images:09d}.png") as file:
+        file.write(png(tile(x_NCHW[:count], GRID_COLUMNS)))
+    found = examiner.examine(x_NCHW, y_N if classes else None)
+    finding = watchdog.draw(found, training.progress)
+    if not finding and watchdog.is_best(found["score"], training.images):
+        keep(folder, family)
+    # Only now, since what stands in `health` is not examined again: an interrupted draw must be.
+    training.health.append({"images": training.images, **found})
+    if not finding:
+        training.save(folder / HEALTHY)
+    return finding
+
+
+def draw(family: Any, y_N: np.ndarray | None, batch: int, device: Device) -> np.ndarray:
+    """EXAMINED samples (N, C, H, W) uint8 at fixed seeds, in batches."""
+    drawn = []
+    for start in range(0, EXAMINED, batch):
+        y_B = None if y_N is None else torch.from_numpy(y_N[start : start + batch]).to(device.kind)
+        with torch.inference_mode(), device.autocast():
+            drawn.append(family.sample(y_B, list(range(start, start + batch)))[0].cpu().numpy())
+    return np.concatenate(drawn)
+
+
+def keep(folder: Path, family: Any) -> None:
+    """Write the family's weights, whole or not at all: they are what the training gives."""
+    weights = {k: v.detach().cpu().contiguous() for k, v in family.state_dict().items()}
+    with whole(folder / MODEL) as file:
+        file.write(save(weights))
+
+
+def roll_back(folder: Path, training: Training, finding: Finding) -> None:
+    """Go back to the last healthy draw with a lower learning rate; UserError once that was done enough."""
+    at, tried = training.images, training.rollbacks
+    if len(tried) == training.params.max_rollbacks:
+        key = f"families.{training.params.family}.{finding.key}"
+        now = getattr(training.family.config, finding.key)
+        raise UserError(
+            f"train: {finding.what} (at {at:,} images, rolled back {len(tried)} times). "
+            f"{finding.verb.capitalize()} {key} (now {now:g})."
+        )
+    training.load(folder / HEALTHY)
+    done = [*tried, {"images": at, "finding": finding.what}]
+    training.family.scale_lr(SLOWER ** (len(done) - len(training.rollbacks)))
+    training.rollbacks = done
+    training.save(folder / STATE)
+    log.warning(
+        "%s (at %s images); back to %s images, slower", finding.what, f"{at:,}", f"{training.images:,}"
+    )
+
+
+def write_checkpoint(folder: Path, training: Training) -> Path:
+    """Write what generate reads beside the weights: facts and curves; drop the states to resume from."""
+    best = training.watch.get("best_images", training.images)
+    facts = {
+        "family": training.params.family,
+        "config": training.block,
+        "classes": training.classes,
+        "channels": training.spec.channels,
+        "size": training.spec.height,
+        "images": training.images,
+        "best_images": best,
+        "ended_by": training.ended_by,
+        "rollbacks": training.rollbacks,
+        "parameters": sum(p.numel() for p in training.family.parameters()),
+        "train": training.params.model_dump(mode="json"),
+        "environment": training.device.facts,
+    }
+    write_text(folder / CHECKPOINT, json.dumps(facts, indent=1) + "\n")
+    write_table(folder / CURVE, training.curve, ["images", "loss"])
+    write_table(folder / HEALTH, training.health, ["images", "classes_shown", "variety", "score"])
+    (folder / STATE).unlink(missing_ok=True)
+    (folder / HEALTHY).unlink(missing_ok=True)
+    return folder
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as CSV with their own columns, or with `columns` if there are none."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def tile(x_NCHW: np.ndarray, columns: int) -> np.ndarray:
+    """Lay equal-sized images in rows of `columns`: (N, C, H, W) to (C, rows H, columns W)."""
+    count, channels, height, width = x_NCHW.shape
+    grid = x_NCHW.reshape(count // columns, columns, channels, height, width)
+    return grid.transpose(2, 0, 3, 1, 4).reshape(channels, -1, columns * width)

@@ -1,0 +1,203 @@
+"""One training, counted in images. It owns data, time, averages and its own state; no family by name.
+
+A step is decided by its number: its batch comes from a permutation of its epoch, its noise from
+a generator seeded with the step. So a resumed run repeats what an undisturbed one would do.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from models.ema import EMA
+from models.families import Batch, Spec, load
+from tasks.device import Device
+from tasks.errors import UserError
+from tasks.params import TrainParams, parse
+from tasks.shards import Shards, whole
+
+log = logging.getLogger("mintage.train")
+CURVE_POINTS = 200
+
+
+class Training:
+    """The family, its average, and how far it has come."""
+
+    def __init__(self, real: Path, params: TrainParams, block: Mapping[str, Any], device: Device) -> None:
+        shards = Shards.open(real)
+        self.params, self.device, self.block, self.classes = params, device, dict(block), shards.classes
+        self.spec = Spec(*shards.shape, classes=len(shards.classes))
+        self.x_NCHW = torch.from_numpy(shards.pixels())
+        self.y_N = torch.from_numpy(shards.labels()) if shards.classes else None
+        if not len(self.x_NCHW):
+            raise UserError(f"{real}: no image to train on. Give ingest.source more images.")
+        fabric = Fabric(accelerator=device.kind, devices=1, precision=_PRECISION[device.precision])
+        torch.manual_seed(params.seed)
+        self.family = device.place(self.build(), device.training_format)
+        self.family.attach(fabric)
+        self.ema = EMA(self.family.network, params.ema_images)
+        self.batch_size = params.batch or self.family.BATCH
+        self.images = 0
+        self.curve: list[dict[str, float]] = []
+        self.recent: list[dict[str, float]] = []
+        self.rollbacks: list[dict[str, Any]] = []
+        self.health: list[dict[str, Any]] = []
+        self.watch: dict[str, Any] = {}
+        self._earlier, self._started = 0.0, time.monotonic()
+
+    def build(self) -> Any:
+        """A family of this training's kind, not trained. Raises UserError if it can't make such images."""
+        module = load(self.params.family)
+        config = parse(module.Config, self.block, "params.yaml", f"families.{self.params.family}.")
+        try:
+            return module.build(config, self.spec)
+        except ValueError as error:
+            raise UserError(
+                f"params.yaml: families.{self.params.family} with preprocess.size {self.spec.height}, "
+                f"channels {self.spec.channels}: {error}"
+            ) from None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has trained, over all resumes."""
+        return self._earlier + time.monotonic() - self._started
+
+    @property
+    def progress(self) -> float:
+        """How much of its budget is used, in [0, 1]: of images, or of time where that is the tighter one."""
+        share = self.images / self.params.images
+        if self.params.minutes is not None:
+            share = max(share, self.seconds / (60 * self.params.minutes))
+        return min(share, 1.0)
+
+    @property
+    def ended_by(self) -> str:
+        """Which limit ended it: `images`, or `minutes`, and then no digest is promised."""
+        return "images" if self.images >= self.params.images else "minutes"
+
+    def step(self) -> dict[str, float]:
+        """Update once on the next batch."""
+        number = self.images // self.batch_size
+        rows = order(self.params.seed, self.images, self.batch_size, len(self.x_NCHW))
+        torch.manual_seed((self.params.seed * 1_000_003 + number) % 2**32)
+        metrics = self.family.step(self.batch(rows), self.progress)
+        self.images += self.batch_size
+        self.ema.update(self.family.network, self.batch_size)
+        self.record(metrics)
+        return metrics
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The images of these rows, float32 in [-1, 1], on the device."""
+        chosen = torch.from_numpy(rows)
+        x_BCHW = self.device.scaled(self.x_NCHW[chosen], self.device.training_format)
+        return Batch(x_BCHW, None if self.y_N is None else self.y_N[chosen].to(self.device.kind))
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """Add the mean of the recent steps to the curve, about CURVE_POINTS times a training."""
+        self.recent.append(metrics)
+        each = max(self.params.images // CURVE_POINTS, self.batch_size)
+        if self.images // each > (self.images - self.batch_size) // each:
+            mean = {k: float(np.mean([m[k] for m in self.recent])) for k in metrics}
+            self.curve.append({"images": self.images, **mean})
+            self.recent = []
+
+    def averaged(self) -> Any:
+        """A family with the averaged weights, finished and ready to sample, the same at every call."""
+        family = self.device.place(self.build())
+        family.load_state_dict(self.family.state_dict())
+        self.ema.copy_to(family.network)
+        torch.manual_seed(self.params.seed)
+        family.eval().finish(self.passes())
+        return family
+
+    def passes(self) -> Iterator[Batch]:
+        """The training images once more, in order, for the family's `finish`."""
+        for start in range(0, len(self.x_NCHW), self.batch_size):
+            yield self.batch(np.arange(start, min(start + self.batch_size, len(self.x_NCHW))))
+
+    def save(self, path: Path) -> None:
+        """Write all that a resumed training needs."""
+        tensors = {f"family.{k}": v for k, v in self.family.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        groups: dict[str, Any] = {}
+        for name, optimiser in self.family.optimisers.items():
+            state = optimiser.state_dict()
+            groups[name] = state["param_groups"]
+            for index, values in state["state"].items():
+                tensors |= {f"optimiser.{name}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {"groups": groups, "seconds": self.seconds}
+        # Facts and tensors share one file, so that a crash can't pair the old ones with the new.
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        with whole(path) as file:
+            file.write(save(plain, metadata={"facts": json.dumps(facts)}))
+
+    def load(self, path: Path) -> None:
+        """Go back to a saved state. Raises SafetensorError, ValueError or KeyError if it is broken."""
+        facts = read_facts(path)
+        with safe_open(path, "pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        self.family.load_state_dict(_part(tensors, "family."))
+        self.ema.load_state_dict(_part(tensors, "ema."))
+        for name, optimiser in self.family.optimisers.items():
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in _part(tensors, f"optimiser.{name}.").items():
+                index, field = key.split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+            optimiser.load_state_dict({"state": state, "param_groups": facts["groups"][name]})
+        for name in _FACTS:
+            setattr(self, name, facts[name])
+        self._earlier, self._started = facts["seconds"], time.monotonic()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a saved state. Raises SafetensorError, ValueError or KeyError if it is broken."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["facts"])
+
+
+def resume(training: Training, paths: list[Path]) -> bool:
+    """Go on from the state that came furthest, the first of equals; return whether there was one."""
+    found: list[tuple[int, int, int]] = []
+    for place, path in enumerate(paths):
+        try:
+            facts = read_facts(path)
+            found.append((len(facts["rollbacks"]), facts["images"], -place))
+        except FileNotFoundError:
+            continue
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+            log.warning("%s is not readable; training goes on without it", path)
+    if not found:
+        return False
+    training.load(paths[-max(found)[2]])
+    if training.images:
+        log.info("going on from %s images", f"{training.images:,}")
+    return True
+
+
+def order(seed: int, start: int, count: int, total: int) -> np.ndarray:
+    """Row numbers of images `start` to `start + count` of the training: each epoch permutes all rows."""
+    rows: list[np.ndarray] = []
+    while count:
+        epoch, offset = divmod(start, total)
+        permutation = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(total)
+        rows.append(permutation[offset : offset + count])
+        start += len(rows[-1])
+        count -= len(rows[-1])
+    return np.concatenate(rows)
+
+
+_FACTS = ("images", "curve", "recent", "rollbacks", "health", "watch")
+_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

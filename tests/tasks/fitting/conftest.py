@@ -1,0 +1,33 @@
+import pytest
+
+from tasks import fitting, judging
+from tasks.params import CalibrateParams
+from tests import making
+from tests.tasks.fitting.training import DEVICE
+
+
+@pytest.fixture(autouse=True)
+def _small_draws(monkeypatch):
+    monkeypatch.setattr(fitting, "EXAMINED", 80)
+
+
+def _calibrated(root, classes):
+    train = making.real(root / "train", 10, seed=1, classes=classes)
+    held_out = making.real(root / "calibrate", 10, seed=2, classes=classes)
+    reference = root / "reference"
+    reference.mkdir()
+    judging.fit_judge(train, CalibrateParams(images=1_500, batch=32, precision="fp32"), DEVICE, reference)
+    judging.measure_real(train, held_out, DEVICE, reference)
+    return train, reference
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory):
+    """A real train split, and the judge's reference folder."""
+    return _calibrated(tmp_path_factory.mktemp("labelled"), making.CLASSES)
+
+
+@pytest.fixture(scope="session")
+def unlabelled(tmp_path_factory):
+    """The same without labels."""
+    return _calibrated(tmp_path_factory.mktemp("unlabelled"), [])
