@@ -275,7 +275,9 @@ class VAE(nn.Module):
         noise = SampleNoise(seeds_B, device)
         z_BZ = noise.normal((self.config.latent,))
         if self.config.prior == "mixture":
-            chosen_B = (noise.uniform((1,)) >= self.share_KM[y_B].cumsum(1)[:, :-1]).sum(1)
+            limits_BM = self.share_KM[y_B].cumsum(1)
+            limits_BM = limits_BM / limits_BM[:, -1:]  # the last with a share ends at 1 exactly
+            chosen_B = (noise.uniform((1,)) >= limits_BM[:, :-1]).sum(1)
             z_BZ1 = self.spread_KMZZ[y_B, chosen_B] @ z_BZ[..., None]
             z_BZ = self.centre_KMZ[y_B, chosen_B] + z_BZ1.float()[..., 0]
         mean_BCHW, scale_BCHW = self.network.decode(z_BZ, y_B)

@@ -70,8 +70,8 @@ def run(folder: Path, training: Training, examiner: Examiner, progress: Progress
     params, watchdog = training.params, Watchdog(training.family.ALARMS, training.watch)
     while training.family.TRAINS:
         over, finding = training.progress >= 1, None
-        examined = training.health[-1]["images"] if training.health else 0
-        due = training.images // params.grid_every > examined // params.grid_every
+        examined = training.health[-1]["images"] if training.health else -1
+        due = training.images // params.grid_every > max(examined, 0) // params.grid_every
         if due or (over and training.images > examined):
             finding = examine(folder, training, watchdog, examiner)
         if over and not finding:
@@ -138,7 +138,7 @@ def roll_back(folder: Path, training: Training, finding: Finding) -> None:
             f"train: {finding.what} (at {at:,} images, rolled back {len(tried)} times). "
             f"{finding.verb.capitalize()} {key} (now {now:g})."
         )
-    training.load(folder / HEALTHY)
+    training.load(folder / HEALTHY, training.seconds)
     done = [*tried, {"images": at, "finding": finding.what}]
     training.family.scale_lr(SLOWER ** (len(done) - len(training.rollbacks)))
     training.rollbacks = done

@@ -81,7 +81,8 @@ class Training:
     @property
     def ended_by(self) -> str:
         """Which limit ended it: `images`, or `minutes`, and then no digest is promised."""
-        return "images" if self.images >= self.params.images else "minutes"
+        in_time = self.params.minutes is None or self.images >= self.params.images
+        return "images" if in_time else "minutes"
 
     def step(self) -> dict[str, float]:
         """Update once on the next batch."""
@@ -140,8 +141,11 @@ class Training:
         with whole(path) as file:
             file.write(save(plain, metadata={"facts": json.dumps(facts)}))
 
-    def load(self, path: Path) -> None:
-        """Go back to a saved state. Raises SafetensorError, ValueError or KeyError if it is broken."""
+    def load(self, path: Path, seconds: float = 0.0) -> None:
+        """Go back to a saved state; `seconds` were used up, if that is more than the state knows of.
+
+        Raises SafetensorError, ValueError or KeyError if it is broken.
+        """
         facts = read_facts(path)
         with safe_open(path, "pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
@@ -155,7 +159,7 @@ class Training:
             optimiser.load_state_dict({"state": state, "param_groups": facts["groups"][name]})
         for name in _FACTS:
             setattr(self, name, facts[name])
-        self._earlier, self._started = facts["seconds"], time.monotonic()
+        self._earlier, self._started = max(seconds, facts["seconds"]), time.monotonic()
 
 
 def read_facts(path: Path) -> dict[str, Any]:

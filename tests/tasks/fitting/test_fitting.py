@@ -185,8 +185,8 @@ def test_a_far_too_high_learning_rate_is_noticed_and_named(tmp_path, labelled, f
     assert len([r for r in caplog.records if "back to" in r.getMessage()]) == 2
 
 
-def ill_once(monkeypatch, at):
-    """Make a training ill once, at the step that ends at so many images; note what each step did."""
+def ill_once(monkeypatch, at, times=1):
+    """Make a training ill so many times, at the step that ends at so many images; note each step."""
     seen = []
 
     def change(training, family):
@@ -197,7 +197,7 @@ def ill_once(monkeypatch, at):
             metrics = step(batch, progress)
             rates = [g["lr"] for o in family.optimisers.values() for g in o.param_groups]
             seen.append((training.images, before, rates))
-            ill = training.images + training.params.batch == at and not training.rollbacks
+            ill = training.images + training.params.batch == at and len(training.rollbacks) < times
             return {**metrics, "loss": float("nan")} if ill else metrics
 
         object.__setattr__(family, "step", watched)
@@ -225,6 +225,17 @@ def test_an_ill_training_goes_back_to_its_last_healthy_draw_and_on_more_slowly(
     assert all(rate > 0 for rate in quick)
     for name, value in first.items():
         assert torch.equal(again[name], value) != (name == "lr_factor"), name
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_each_time_it_goes_back_to_the_same_draw_it_goes_on_more_slowly(tmp_path, labelled, monkeypatch):
+    seen = ill_once(monkeypatch, at=96, times=2)
+    out = train(tmp_path / "work", *labelled, LEARNER, images=128)
+    rates = [rate for images, _, rate in seen if images == 64]
+    for times, rate in enumerate(rates):
+        assert rate == pytest.approx([r * fitting.SLOWER**times for r in rates[0]])
+    assert len(rates) == 3
+    assert len(json.loads((out / "checkpoint.json").read_text())["rollbacks"]) == 2
 
 
 @pytest.mark.usefixtures("unhurried")

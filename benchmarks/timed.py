@@ -1,0 +1,102 @@
+"""A peer's training: the batches and the time that our families get, computed in the fastest way."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from models.families import Batch, Spec
+from tasks.device import Device
+from tasks.fitting.training import order
+from tasks.params import TrainParams
+from tasks.shards import Shards
+
+BATCH = 64  # images a step where train.batch is null: what our diffusion and vae take
+WARM_UP = 0.03  # share of the budget over which the learning rate rises, as in our families
+TRIED = 3  # steps by which a way to compute is timed, after one that warms up
+
+
+class Way(NamedTuple):
+    """How a peer computes fastest here: on the device in its precision, in this memory layout."""
+
+    device: Device
+    layout: torch.memory_format
+
+    def __str__(self) -> str:
+        last = self.layout == torch.channels_last
+        return f"{self.device.precision}, {'channels last' if last else 'contiguous'}"
+
+
+def train(
+    build: Callable[[Spec], Any], real: Path, params: TrainParams, device: Device
+) -> tuple[Any, Way, int]:
+    """Train a peer on the shards `real` for `params.minutes`, with `params.batch` and `params.seed`.
+
+    Returns it ready to sample, the way it was computed in, and how many images it saw. Choosing the way
+    and `finish` are outside the time, as building and `finish` are for our families.
+    """
+    shards = Shards.open(real)
+    spec = Spec(*shards.shape, classes=len(shards.classes))
+    x_NCHW = torch.from_numpy(shards.pixels())
+    y_N = torch.from_numpy(shards.labels()) if shards.classes else None
+
+    size = params.batch or BATCH
+
+    def batch(rows_B: np.ndarray, layout: torch.memory_format) -> Batch:
+        chosen = torch.from_numpy(rows_B)
+        y_B = None if y_N is None else y_N[chosen].to(device.kind)
+        return Batch(device.scaled(x_NCHW[chosen], layout), y_B)
+
+    def make() -> Any:
+        torch.manual_seed(params.seed)
+        return build(spec)
+
+    first = np.arange(size) % len(x_NCHW)
+    way = min(ways(device), key=lambda w: fastest_step(make(), w, batch(first, w.layout)))
+    peer, images, budget = make(), 0, 60 * (params.minutes or 0)
+    peer.to(way)
+    started = time.monotonic()
+    while (progress := (time.monotonic() - started) / budget) < 1:
+        rows_B = order(params.seed, images, size, len(x_NCHW))
+        step(peer, way, batch(rows_B, way.layout), progress)
+        images += size
+    spans = range(0, len(x_NCHW), size)
+    rows = (np.arange(at, min(at + size, len(x_NCHW))) for at in spans)
+    peer.finish((batch(rows_B, way.layout) for rows_B in rows), way)
+    return peer, way, images
+
+
+def step(peer: Any, way: Way, batch: Batch, progress: float) -> None:
+    """Update once at `progress` in [0, 1] of the budget; the learning rate goes as in our families."""
+    rise, fall = min(1.0, progress / WARM_UP), 0.5 + 0.5 * math.cos(math.pi * progress)
+    peer.adam.param_groups[0]["lr"] = peer.lr * rise * fall
+    with way.device.autocast():
+        loss = peer.loss(batch)
+    peer.adam.zero_grad()
+    loss.backward()
+    peer.adam.step()
+    peer.after()
+
+
+def ways(device: Device) -> list[Way]:
+    """All ways worth a try: the device's own precision and fp32, in both layouts."""
+    precisions = dict.fromkeys([device, replace(device, precision="fp32")])
+    return [Way(d, layout) for d in precisions for layout in (torch.contiguous_format, torch.channels_last)]
+
+
+def fastest_step(peer: Any, way: Way, batch: Batch) -> float:
+    """The seconds of the fastest of TRIED steps, since others may use the machine too."""
+    peer.to(way)
+    seconds = []
+    for _ in range(TRIED + 1):
+        started = time.monotonic()
+        step(peer, way, batch, 0.0)
+        if way.device.kind == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - started)
+    return min(seconds[1:])
