@@ -5,9 +5,11 @@ with DDPMScheduler (v-prediction, cosine noise), averaged by its EMAModel, and s
 DPM-Solver++ in 20 steps. AdamW's settings are those of the library's own training script, but for a
 learning rate around 1e-3: its 1e-4 is meant for larger networks and days of training.
 
-pythae: its VAE with its own networks for such images (its MLP where it has none), and its
-GaussianMixtureSampler. It knows no labels. So one VAE is trained on all images for the whole budget,
-and one sampler is fitted per class, to where the encoder puts the images of that class.
+pythae: its VAE with its default networks, MLPs, and its GaussianMixtureSampler. It knows no labels. So
+one VAE is trained on all images for the whole budget, and one sampler is fitted per class, to where the
+encoder puts the images of that class. Its residual networks for MNIST (0.77 million parameters) did
+worse than the MLPs (0.83 million) on a CPU: 95.2 % against 96.6 % after 2.5 minutes on one thread, which
+were 62,000 and 586,000 images. Its learning rate is that of the library's README.
 
 A peer is asked as a family is: `step`, `finish`, `sample`. Neither package is needed by the rest.
 """
@@ -100,7 +102,7 @@ class Pythae:
         shape = (spec.channels, spec.height, spec.width)
         config = VAEConfig(input_dim=shape, latent_dim=LATENT, reconstruction_loss="bce")
         self.lr, self.samplers = lr, dict[int, Any]()
-        self.network: Any = VAE(config, *coders(config))
+        self.network: Any = VAE(config)
         # pythae leaves the loss in the network's precision, in which torch has no cross-entropy.
         plain = self.network.loss_function
         self.network.loss_function = lambda rebuilt, *rest: plain(rebuilt.float(), *rest)
@@ -156,21 +158,8 @@ def missing(name: str) -> str | None:
         version(PEERS[name].PACKAGE)
         __import__(PEERS[name].PACKAGE)
     except (ImportError, PackageNotFoundError) as error:
-        return f"{name}: skipped ({error}). To take it in: pip install --group benchmarks"
+        return f"{name}: skipped ({error}). To take it in: pip install {PEERS[name].PACKAGE}"
     return None
-
-
-def coders(config: Any) -> tuple[nn.Module | None, nn.Module | None]:
-    """pythae's own residual encoder and decoder for such images; None for its default, an MLP."""
-    if config.input_dim == (1, 28, 28):
-        from pythae.models.nn.benchmarks.mnist import Decoder_ResNet_AE_MNIST, Encoder_ResNet_VAE_MNIST
-
-        return Encoder_ResNet_VAE_MNIST(config), Decoder_ResNet_AE_MNIST(config)
-    if config.input_dim == (3, 32, 32):
-        from pythae.models.nn.benchmarks.cifar import Decoder_ResNet_AE_CIFAR, Encoder_ResNet_VAE_CIFAR
-
-        return Encoder_ResNet_VAE_CIFAR(config), Decoder_ResNet_AE_CIFAR(config)
-    return None, None
 
 
 def unets(spec: Spec) -> Iterator[dict[str, Any]]:

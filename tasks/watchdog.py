@@ -19,6 +19,7 @@ from tasks.device import Device
 from tasks.judging import Reference, measure
 
 GRACE = 0.1  # share of the training in which only what is no number is an alarm: all start out of bounds
+EARLY = 200  # steps before which neither that share nor the next one counts, however short the budget
 MEMORY = 20  # steps over which a metric is averaged before it is held against its bounds
 SETTLED = 0.4  # share of the training after which a draw must show most classes, and some variety
 CLASSES_SHOWN = 0.5
@@ -47,8 +48,11 @@ class Watchdog:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 return Finding(f"{name} became {value}")
+        self.memory["steps"] = self.memory.get("steps", 0) + 1
+        if progress < GRACE or self.memory["steps"] < EARLY:
+            return None
         means = self.memory.setdefault("means", {})
-        for name, (low, high, meaning, turn) in self.alarms.items() if progress >= GRACE else ():
+        for name, (low, high, meaning, turn) in self.alarms.items():
             mean = means.get(name, metrics[name])
             means[name] = mean = mean + (metrics[name] - mean) / MEMORY
             if not low <= mean <= high:
@@ -59,11 +63,13 @@ class Watchdog:
     def draw(self, health: Mapping[str, float | None], progress: float) -> Finding | None:
         """Hold a draw's health, as `Examiner` finds it, against what a training should show by now."""
         shown, variety = health["classes_shown"], health["variety"]
-        if progress >= SETTLED and variety is not None and variety < VARIETY:
+        if progress < SETTLED or self.memory.get("steps", 0) < EARLY:
+            return None
+        if variety is not None and variety < VARIETY:
             return Finding(
                 f"the modes have collapsed: a class varies {variety:.2f} times as much as real ones"
             )
-        if progress >= SETTLED and shown is not None and shown < CLASSES_SHOWN:
+        if shown is not None and shown < CLASSES_SHOWN:
             return Finding(f"the judge finds only {shown:.0%} of the classes where they were asked for")
         return None
 

@@ -24,7 +24,18 @@ WELL = {"loss": 1.0, "gap": 0.0, "other": 1e9}
 
 
 def dog(**memory):
-    return Watchdog(ALARMS, memory)
+    """A watchdog that has seen enough steps to bark."""
+    return Watchdog(ALARMS, {"steps": watchdog.EARLY, **memory})
+
+
+def test_the_first_steps_are_spared_however_far_a_short_budget_is():
+    watch, ill = dog(steps=0), {**WELL, "loss": 50.0}
+    collapsed = {"classes_shown": 0.0, "variety": 0.0, "score": 0.0}
+    for _ in range(watchdog.EARLY - 1):
+        assert not watch.step(ill, 0.9)
+        assert not watch.draw(collapsed, 0.9)
+    assert watch.step(ill, 0.9)
+    assert watch.draw(collapsed, 0.9)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,6 +1,6 @@
 import pytest
 
-from tasks import fitting, judging
+from tasks import fitting, judging, watchdog
 from tasks.params import CalibrateParams
 from tests import making
 from tests.tasks.fitting.training import DEVICE
@@ -31,3 +31,8 @@ def labelled(tmp_path_factory):
 def unlabelled(tmp_path_factory):
     """The same without labels."""
     return _calibrated(tmp_path_factory.mktemp("unlabelled"), [])
+
+
+@pytest.fixture(autouse=True)
+def _no_early_steps(monkeypatch):
+    monkeypatch.setattr(watchdog, "EARLY", 0)
