@@ -19,10 +19,10 @@ from tasks.device import Device
 from tasks.judging import Reference, measure
 
 GRACE = 0.1  # share of the training in which only what is no number is an alarm: all start out of bounds
-EARLY = 200  # steps before which neither that share nor the next one counts, however short the budget
+EARLY = 500  # steps before which neither that share nor the next one counts, however short the budget
 MEMORY = 20  # steps over which a metric is averaged before it is held against its bounds
-SETTLED = 0.4  # share of the training after which a draw must show most classes, and some variety
-CLASSES_SHOWN = 0.5
+SETTLED = 0.4  # share of the training after which a draw must show some variety
+CLASSES_SHOWN = 0.5  # of the classes that an earlier draw showed
 VARIETY = 0.2
 TOLERANCE = 0.03  # about the spread of a draw's score: a later state is kept unless worse by more
 NEIGHBOURS = 5
@@ -61,16 +61,22 @@ class Watchdog:
         return None
 
     def draw(self, health: Mapping[str, float | None], progress: float) -> Finding | None:
-        """Hold a draw's health, as `Examiner` finds it, against what a training should show by now."""
+        """Hold a draw's health, as `Examiner` finds it, against real images and the draws before.
+
+        A training that has merely not come far is not ill: what its samples are worth is evaluate's word.
+        """
         shown, variety = health["classes_shown"], health["variety"]
-        if progress < SETTLED or self.memory.get("steps", 0) < EARLY:
-            return None
-        if variety is not None and variety < VARIETY:
+        settled = progress >= SETTLED and self.memory.get("steps", 0) >= EARLY
+        if settled and variety is not None and variety < VARIETY:
             return Finding(
                 f"the modes have collapsed: a class varies {variety:.2f} times as much as real ones"
             )
-        if shown is not None and shown < CLASSES_SHOWN:
-            return Finding(f"the judge finds only {shown:.0%} of the classes where they were asked for")
+        before = self.memory.get("shown", 0.0)
+        if shown is not None and shown < CLASSES_SHOWN * before:
+            return Finding(
+                f"classes are lost: the judge finds {shown:.0%} of them, and found {before:.0%} before"
+            )
+        self.memory["shown"] = max(before, shown or 0.0)
         return None
 
     def is_best(self, score: float | None, images: int) -> bool:

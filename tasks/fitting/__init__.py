@@ -131,7 +131,8 @@ def keep(folder: Path, family: Any) -> None:
 def roll_back(folder: Path, training: Training, finding: Finding) -> None:
     """Go back to the last healthy draw with a lower learning rate; UserError once that was done enough."""
     at, tried = training.images, training.rollbacks
-    if len(tried) == training.params.max_rollbacks:
+    too_late = training.progress >= 1 and training.ended_by == "minutes" and "best" not in training.watch
+    if len(tried) == training.params.max_rollbacks or too_late:
         key = f"families.{training.params.family}.{finding.key}"
         now = getattr(training.family.config, finding.key)
         raise UserError(
