@@ -203,7 +203,7 @@ def test_wrong_labels_show_no_class(labelled):
     found = examiner.examine(held_out.pixels(), (held_out.labels() + 1) % 3)
     assert found["classes_shown"] == 0.0
     assert found["score"] < 0.2
-    assert "only 0% of the classes" in dog().draw(found, 1.0).what
+    assert "finds 0% of them" in dog(shown=1.0).draw(found, 1.0).what
 
 
 def test_a_class_is_shown_if_half_of_its_images_show_it(labelled):

@@ -1,7 +1,7 @@
 """The loop: resumed to the same bytes, gone back when ill, plain about what can't be trained."""
 
 import json
-from itertools import count
+from itertools import chain, count, repeat
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,21 +292,24 @@ def fitting_weights(folder):
 
 
 @pytest.mark.parametrize(
-    ("sick", "what"),
-    [({"variety": 0.01}, "modes have collapsed"), ({"classes_shown": 0.1}, "only 10% of the classes")],
+    ("first", "sick", "what"),
+    [
+        ({"variety": 0.01}, {"variety": 0.01}, "modes have collapsed"),
+        ({}, {"classes_shown": 0.1}, "classes are lost: the judge finds 10%"),
+    ],
 )
-def test_a_sick_draw_sends_a_settled_training_back(tmp_path, labelled, sick, what, monkeypatch):
+def test_a_sick_draw_sends_a_settled_training_back(tmp_path, labelled, first, sick, what, monkeypatch):
     """The draw at 32 of 96 images comes before training is settled; the one at 64 is held against it."""
     monkeypatch.setattr(watchdog, "GRACE", 2.0)
     well = {"classes_shown": 1.0, "variety": 1.0, "score": 0.5}
-    told = iter([{**well, **sick}, {**well, **sick}, well, well])
+    told = iter([{**well, **first}, {**well, **sick}, well, well])
     monkeypatch.setattr(fitting.Examiner, "examine", lambda self, x, y: next(told))
     out = train(tmp_path / "work", *labelled, LEARNER, grid_every=32)
     facts = json.loads((out / "checkpoint.json").read_text())
     assert [r["images"] for r in facts["rollbacks"]] == [64]
     assert what in facts["rollbacks"][0]["finding"]
     assert [row["images"] for row in rows(out / "health.csv")] == ["32", "64", "96"]
-    monkeypatch.setattr(fitting.Examiner, "examine", lambda self, x, y: {**well, **sick})
+    told = chain([{**well, **first}], repeat({**well, **sick}))
     with pytest.raises(
         UserError, match=rf"{what}.*at 64 images, rolled back 1 times.*families\.{LEARNER}\.lr"
     ):
