@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
+from models.learning import set_rate
 from models.noise import SampleNoise
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 80.0, 7.0
 STEPS, GUIDANCE = 8, 1.25
-WARM_UP = 0.03
 
 
 class Config(BaseModel):
@@ -237,11 +237,8 @@ class Diffusion(nn.Module):
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once. Draws its noise from torch's global generator of the batch's device."""
-        rise = min(1.0, progress / WARM_UP) if progress < 1 else 1.0
-        fall = 0.5 + 0.5 * math.cos(math.pi * progress)
         adam = self.optimisers["network"]
-        for group in adam.param_groups:
-            group["lr"] = self.config.lr * rise * fall * float(self.lr_factor)
+        set_rate(adam, self.config.lr, progress, self.lr_factor)
         loss = self.loss(batch.x_BCHW, batch.y_B, self._forward)
         adam.zero_grad()
         self._backward(loss)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
+from models.learning import set_rate
 from models.noise import SampleNoise
 
 WARM_UP = 0.02
@@ -247,11 +248,8 @@ class GAN(nn.Module):
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update the discriminator, then the generator, on one batch of pairs."""
-        rise = min(1.0, progress / WARM_UP) if progress < 1 else 1.0
-        fall = 0.5 + 0.5 * math.cos(math.pi * progress)
         for adam in self.optimisers.values():
-            for group in adam.param_groups:
-                group["lr"] = self.config.lr * rise * fall * float(self.lr_factor)
+            set_rate(adam, self.config.lr, progress, self.lr_factor, WARM_UP)
         x_BCHW, B = batch.x_BCHW, len(batch.x_BCHW)
         y_B = torch.zeros(B, dtype=torch.long, device=x_BCHW.device) if batch.y_B is None else batch.y_B
         z_BZ = torch.randn(B, self.config.latent, device=x_BCHW.device)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
+from models.learning import set_rate
+from models.logistic import log_logistic
 from models.noise import SampleNoise
 
-WARM_UP = 0.03
 ABOVE, BESIDE = 3, 3  # rows above, and pixels to either side, that the first layer sees (a 7 x 7 kernel)
 
 
@@ -143,20 +144,10 @@ def shifted(means: Tensor, colours: Tensor, x: Tensor) -> Tensor:
     return torch.stack([red, green + a * x[..., 0], blue + b * x[..., 0] + c * x[..., 1]], dim=-1)
 
 
-def log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """ln of a logistic's mass on x's grey level, of 256 in [-1, 1]; the ends hold all beyond (eq. 2)."""
-    inverse, half = (-log_scale).exp(), 1 / 255
-    above, below = (x - mean + half) * inverse, (x - mean - half) * inverse
-    low, high = F.logsigmoid(above), F.logsigmoid(-below)
-    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)), which keeps its digits where both tails are flat.
-    between = low + high + torch.log(-torch.expm1(below - above))
-    return torch.where(x < -1 + half, low, torch.where(x > 1 - half, high, between))
-
-
 def log_likelihood(parameters: Tensor, x: Tensor) -> Tensor:
     """ln p of each pixel (...), of its colours x (..., C) under the mixture that the network gives it."""
     found, x = mixture(parameters, x.shape[-1]), x[..., None, :]
-    each = log_mass(x, shifted(found.means, found.colours, x), found.log_scales).sum(-1)
+    each = log_logistic(x, shifted(found.means, found.colours, x), found.log_scales).sum(-1)
     return torch.logsumexp(found.logits.log_softmax(-1) + each, dim=-1)
 
 
@@ -215,11 +206,8 @@ class PixelRNN(nn.Module):
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once on the mean bits per dimension, the gradient clipped as recurrent networks need."""
-        rise = min(1.0, progress / WARM_UP) if progress < 1 else 1.0
-        fall = 0.5 + 0.5 * math.cos(math.pi * progress)
         adam = self.optimisers["network"]
-        for group in adam.param_groups:
-            group["lr"] = self.config.lr * rise * fall * float(self.lr_factor)
+        set_rate(adam, self.config.lr, progress, self.lr_factor)
         loss = self.bits(batch, self._forward).mean()
         adam.zero_grad()
         self._backward(loss)

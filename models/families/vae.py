@@ -19,9 +19,10 @@ from torch.optim import Adam, Optimizer
 
 from models import features
 from models.families import Alarm, Batch, Spec
+from models.learning import set_rate
+from models.logistic import log_logistic
 from models.noise import SampleNoise
 
-WARM_UP = 0.03
 EM_ROUNDS = 50
 LN_2PI = math.log(2 * math.pi)
 
@@ -146,19 +147,6 @@ def log_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -(((x - mean) * (-log_scale).exp()) ** 2) / 2 - log_scale - LN_2PI / 2
 
 
-def log_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """ln of the logistic's mass on x's grey level, of 256 in [-1, 1] (Salimans et al. 2017, eq. 1).
-
-    The lowest and the highest level also hold all that lies beyond.
-    """
-    inverse, half = (-log_scale).exp(), 1 / 255
-    above, below = (x - mean + half) * inverse, (x - mean - half) * inverse
-    low, high = F.logsigmoid(above), F.logsigmoid(-below)
-    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)), which keeps its digits where both tails are flat.
-    between = low + high + torch.log(-torch.expm1(below - above))
-    return torch.where(x < -1 + half, low, torch.where(x > 1 - half, high, between))
-
-
 class VAE(nn.Module):
     """The family: what it learns with, how it learns, and how it samples."""
 
@@ -209,11 +197,8 @@ class VAE(nn.Module):
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once on the evidence lower bound (eq. 3 and 10), the KL term weighted."""
-        rise = min(1.0, progress / WARM_UP) if progress < 1 else 1.0
-        fall = 0.5 + 0.5 * math.cos(math.pi * progress)
         adam = self.optimisers["network"]
-        for group in adam.param_groups:
-            group["lr"] = self.config.lr * rise * fall * float(self.lr_factor)
+        set_rate(adam, self.config.lr, progress, self.lr_factor)
         mean_BZ, log_var_BZ, *image = self._forward(batch.x_BCHW, self.labels(batch))
         rebuilt_B = self.log_likelihood(batch.x_BCHW, *image)
         kl_BZ = divergence(mean_BZ, log_var_BZ)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.families import Batch, Spec, pixelrnn
-from models.families.pixelrnn import Config, build, draw, log_likelihood, log_mass, mixture, shifted, trace
+from models.families.pixelrnn import Config, build, draw, log_likelihood, mixture, shifted, trace
+from models.logistic import log_logistic
 
 LEVELS = torch.arange(256, dtype=torch.float64) * 2 / 255 - 1
 SHAPES = [(8, 8, 1), (9, 11, 1), (10, 8, 3)]
@@ -95,7 +96,7 @@ def test_row_lstm_is_the_equation_transcribed():
 @given(mean=st.floats(-1.5, 1.5), log_scale=st.floats(-7, 2))
 def test_mass_is_shared_among_the_256_levels(mean, log_scale):
     mean, log_scale = torch.tensor(mean).double(), torch.tensor(log_scale).double()
-    mass = log_mass(LEVELS, mean, log_scale).exp()
+    mass = log_logistic(LEVELS, mean, log_scale).exp()
     assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
     edges = ((LEVELS[:-1] + LEVELS[1:]) / 2 - mean) / log_scale.exp()
     below = torch.cat([torch.zeros(1).double(), edges.sigmoid(), torch.ones(1).double()])
@@ -160,7 +161,7 @@ def test_probabilities_of_a_last_colour_sum_to_that_of_the_two_before():
     torch.testing.assert_close(red_and_green(other.view(1, 20)), red_and_green(parameters))
     found = mixture(parameters[0], 3)
     means = shifted(found.means, found.colours, blues[0].expand(1, 3))
-    pair = log_mass(blues[0, :2], means[:, :2], found.log_scales[:, :2]).sum(1).exp()
+    pair = log_logistic(blues[0, :2], means[:, :2], found.log_scales[:, :2]).sum(1).exp()
     torch.testing.assert_close(red_and_green(parameters), (found.logits.softmax(0) * pair).sum())
 
 

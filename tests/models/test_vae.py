@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from models.families import Batch, Spec, vae
-from models.families.vae import Config, build, divergence, fit_mixture, log_gaussian, log_logistic
+from models.families.vae import Config, build, divergence, fit_mixture, log_gaussian
+from models.logistic import log_logistic
 
 LEVELS = torch.arange(256, dtype=torch.float64) * 2 / 255 - 1
 
