@@ -99,6 +99,7 @@ class GenerateParams(Section):
     batch: int = Field(250, gt=0)
     steps: int | None = Field(None, gt=0)
     guidance: float | None = Field(None, ge=0)
+    sampler: Literal["multistep", "heun"] | None = None
     precision: Precision = "auto"
     shard_size: int = Field(1_000, gt=0)
 

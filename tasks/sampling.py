@@ -20,6 +20,8 @@ from tasks.params import GenerateParams, parse
 from tasks.progress import Progress
 from tasks.shards import Shards, image_column, png, sample_table, shard_name, spans, write_shard
 
+KNOBS = ("steps", "guidance", "sampler")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,8 +60,7 @@ class Plan:
 def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
     """Decide every sample's label. Raises UserError if `generate` asks for what the checkpoint has not."""
     facts = read_checkpoint(checkpoint)
-    knobs = {k for k in ("steps", "guidance") if getattr(params, k) is not None}
-    unknown = sorted(knobs - _build(facts, checkpoint).SAMPLING)
+    unknown = sorted(set(knobs(params)) - _build(facts, checkpoint).SAMPLING)
     if unknown:
         raise UserError(
             f"params.yaml: generate.{unknown[0]}: the family {facts['family']!r} has no such knob; "
@@ -141,16 +142,20 @@ def draw(
     """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None."""
     padding = params.batch - len(seeds)
     padded = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], padding)])).to(device.kind)
-    knobs = {k: v for k in ("steps", "guidance") if (v := getattr(params, k)) is not None}
     try:
         with torch.inference_mode(), device.autocast():
             x_BCHW, score_B = family.sample(
-                None if labels[0] < 0 else padded, seeds + seeds[-1:] * padding, **knobs
+                None if labels[0] < 0 else padded, seeds + seeds[-1:] * padding, **knobs(params)
             )
     except ValueError as error:
         raise UserError(f"params.yaml: generate: {error}. Set it to null for the family's default.") from None
     score = None if score_B is None else score_B[: len(seeds)].float().cpu().numpy()
     return x_BCHW[: len(seeds)].cpu().numpy(), score
+
+
+def knobs(params: GenerateParams) -> dict[str, Any]:
+    """What `generate` asks of the family's sampler beyond its defaults."""
+    return {k: v for k in KNOBS if (v := getattr(params, k)) is not None}
 
 
 def sample_seed(seed: int, number: int) -> int:

@@ -60,7 +60,7 @@ class Family(Protocol):
     TRAINS: ClassVar[bool]  # False: there is nothing to fit, only `finish` is called
     ALARMS: ClassVar[dict[str, Alarm]]  # by the name of one of step's own metrics
     BATCH: ClassVar[int]  # images a step that suit it, where train.batch says nothing
-    SAMPLING: ClassVar[frozenset[str]]  # which of generate's knobs (steps, guidance) it has
+    SAMPLING: ClassVar[frozenset[str]]  # which of generate's knobs (steps, guidance, sampler) it has
     config: BaseModel
     network: nn.Module  # what samples; the loop keeps its exponential moving average
     optimisers: dict[str, Optimizer]
@@ -82,7 +82,7 @@ class Family(Protocol):
         y_B: Tensor | None,
         seeds_B: list[int],
         sources_BCHW: Tensor | None = None,
-        **knobs: float,
+        **knobs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Draw one image per seed: uint8 BCHW, and the family's own score (B,) or None."""
 

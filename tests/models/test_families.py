@@ -46,7 +46,7 @@ def draw(family, seeds, labels=None):
 def test_a_family_declares_what_the_loop_asks_for(name):
     family = make(name)
     assert family.condition in ("label", "image")
-    assert not family.SAMPLING - {"steps", "guidance"}
+    assert not family.SAMPLING - {"steps", "guidance", "sampler"}
     assert set(family.state_dict()) >= {f"network.{k}" for k in family.network.state_dict()}
     for knob in family.SAMPLING:
         assert knob in family.sample.__annotations__
@@ -80,6 +80,17 @@ def test_a_sample_is_its_seed_whatever_its_place_in_the_batch(name):
     second, _ = draw(family, [seeds[i] for i in order])
     assert torch.equal(first[order], second)
     assert len({tuple(x.flatten().tolist()) for x in first}) == len(seeds)
+
+
+def test_a_class_with_few_images_or_none_is_drawn_all_the_same(name):
+    family = make(name)
+    batch = batch_for(family, 16)
+    skewed = Batch(batch.x_BCHW, torch.tensor([0] * 14 + [1, 2]))
+    for i in range(3 if family.TRAINS else 0):
+        family.step(skewed, 0.2 + i / 6)
+    family.finish([skewed])
+    x_BCHW, _ = draw(family, [1, 2, 3, 4], labels=[0, 1, 2, 9])
+    assert x_BCHW.shape == (4, 1, 8, 8)
 
 
 def test_sampling_under_bf16_is_as_blind_to_place(name):
