@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from benchmarks import peers, timed
 from models.families import Batch, Spec, load
-from tasks import fitting, judging, probing, sampling
+from tasks import fitting, judging, probing, recipe, sampling
 from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
@@ -106,7 +106,9 @@ class Bench:
         """Stands for all that decides a row: settings, code of the family, data, judge and machine."""
         peer = peers.PEERS.get(name)
         family = "diffusion" if peer else name  # the peers' size is held to that family's
-        code = [ROOT / f"models/families/{family}.py"]
+        stages = ("train", "generate", "evaluate")
+        code = sorted({ROOT / n for stage in stages for n in recipe.code(stage, family)})
+        code += [ROOT / "benchmarks/contest.py"]
         code += [ROOT / "benchmarks/peers.py", ROOT / "benchmarks/timed.py"] if peer else []
         parts = [
             self.params.families[family],

@@ -25,7 +25,8 @@ def train(
     made_by = recipe("train", {"train": params, "family": family}, [real, reference], on.facts, params.family)
     with unfinished(out, made_by, resume=True) as work:
         craft(fitting.fit)(work.path, real, reference, params, family, on)
-        show_image("train-samples", max((work.path / "grids").iterdir()))
+        for grid in sorted((work.path / "grids").iterdir())[-1:]:
+            show_image("train-samples", grid)
         return work.seal()
 
 

@@ -12,7 +12,7 @@ def set_rate(optimiser: Optimizer, lr: float, progress: float, factor: Tensor, w
     It rises to `lr` over the first `warm_up` of the budget and falls to 0 along a cosine; `factor` ()
     scales it all, as a rollback does.
     """
-    rise = min(1.0, progress / warm_up) if progress < 1 else 1.0
+    rise = min(1.0, progress / warm_up)
     fall = 0.5 + 0.5 * math.cos(math.pi * progress)
     for group in optimiser.param_groups:
         group["lr"] = lr * rise * fall * float(factor)

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent."""
+"""Processes: children that end with their parent, and work that a stop may not break."""
 
 import contextlib
 import ctypes
@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 GRACE_SECONDS = 8
+STOPS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 
 
@@ -29,3 +32,23 @@ def stop_group(child: "subprocess.Popen[Any]") -> None:
             child.wait(GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Let a stop by SIGINT or SIGTERM wait until the block ends, and be a KeyboardInterrupt then.
+
+    In another thread than the main one, which alone gets signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    old = {number: signal.signal(number, lambda got, frame: came.append(got)) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt

@@ -26,6 +26,7 @@ CLASSES_SHOWN = 0.5  # of the classes that an earlier draw showed
 VARIETY = 0.2
 TOLERANCE = 0.03  # about the spread of a draw's score: a later state is kept unless worse by more
 NEIGHBOURS = 5
+MOST = 2_000  # real images of a class that a draw is compared with
 
 
 class Finding(NamedTuple):
@@ -42,6 +43,7 @@ class Watchdog:
 
     alarms: Mapping[str, Alarm]
     memory: dict[str, Any]
+    settled: float = 0.0  # the family's own, if later than SETTLED
 
     def step(self, metrics: Mapping[str, float], progress: float) -> Finding | None:
         """Take in one step's metrics at `progress` in [0, 1]; return what is wrong, or None."""
@@ -66,7 +68,7 @@ class Watchdog:
         A training that has merely not come far is not ill: what its samples are worth is evaluate's word.
         """
         shown, variety = health["classes_shown"], health["variety"]
-        settled = progress >= SETTLED and self.memory.get("steps", 0) >= EARLY
+        settled = progress >= max(SETTLED, self.settled) and self.memory.get("steps", 0) >= EARLY
         if settled and variety is not None and variety < VARIETY:
             return Finding(
                 f"the modes have collapsed: a class varies {variety:.2f} times as much as real ones"
@@ -98,7 +100,10 @@ class Examiner:
     @cached_property
     def _real(self) -> tuple[np.ndarray, np.ndarray]:
         """Features (M, D) and labels (M,) of the calibrate split."""
-        return self.reference.features("calibrate"), self.reference.labels("calibrate")
+        features_MD, y_M = self.reference.features("calibrate"), self.reference.labels("calibrate")
+        first = [np.flatnonzero(y_M == label)[:MOST] for label in np.unique(y_M)]
+        rows = np.sort(np.concatenate(first)) if first else np.arange(0)
+        return features_MD[rows], y_M[rows]
 
     @cached_property
     def _judge(self) -> Any:
@@ -110,7 +115,8 @@ class Examiner:
         Returns:
             classes_shown: the share of classes that the judge finds in at least half of the images that
                 were asked to show them; None where there are no labels.
-            variety: the mean distance between images of one class, over that of real ones.
+            variety: the mean distance between images of one class, over that of real ones, in the class
+                where that is least.
             score: the share of calibrate images that have a drawn image of their class nearer than
                 their own fifth neighbour (coverage: Naeem et al. 2020), averaged over classes.
             Each is None where there are too few images to tell.
@@ -124,12 +130,12 @@ class Examiner:
             fake_ND, real_ND = said.features_ND[y_N == label], real_MD[real_y_M == label]
             if said.probabilities_NK is not None:
                 shown.append((said.probabilities_NK[y_N == label].argmax(1) == label).mean() >= 0.5)
-            if min(len(fake_ND), len(real_ND)) > 1 and (apart := _mean_distance(real_ND)) > 0:
+            if min(len(fake_ND), len(real_ND)) >= NEIGHBOURS and (apart := _mean_distance(real_ND)) > 0:
                 variety.append(_mean_distance(fake_ND) / apart)
             if len(real_ND) > NEIGHBOURS:
                 pair = torch.from_numpy(fake_ND), torch.from_numpy(real_ND)
                 covered.append(density_coverage(*pair, k=NEIGHBOURS)[1])
-        found = {"classes_shown": shown, "variety": variety, "score": covered}
+        found = {"classes_shown": shown, "variety": [min(variety)] if variety else [], "score": covered}
         return {name: round(float(np.mean(values)), 6) if values else None for name, values in found.items()}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import contest, families, peers
-from models.families import Spec
+from models.families import Spec, load
 from tasks import judging
 from tasks.errors import UserError
 from tasks.params import CalibrateParams, Params
@@ -96,11 +96,12 @@ def test_a_row_holds_what_was_measured(data, tmp_path, copied):
 
 
 def test_learning_rates_are_tried_alike_and_the_best_is_used(data, tmp_path, copied, monkeypatch):
-    score = {0.004: 0.5, 0.004 / 3: 0.25, 0.012: 0.75}
+    default = load("vae").Config().lr
+    score = {default: 0.5, default / 3: 0.25, default * 3: 0.75}
     monkeypatch.setattr(families, "trial", lambda bench, name, lr: score[lr])
     row = families.run(bench(data), ["vae"], tmp_path, "bars")["vae"]
     assert [t["lr"] for t in row["tried"]] == list(score)
-    assert copied == [("vae", 0.012, 0.005)]
+    assert copied == [("vae", default * 3, 0.005)]
 
 
 def test_all_tuned_contestants_get_the_same_multiples_of_their_default(data):

@@ -62,6 +62,7 @@ class Family(Protocol):
     BATCH: ClassVar[int]  # images a step that suit it, where train.batch says nothing
     SAMPLING: ClassVar[frozenset[str]]  # which of generate's knobs (steps, guidance, sampler) it has
     config: BaseModel
+    settled: float  # share of the training after which a draw of a healthy one shows some variety
     network: nn.Module  # what samples; the loop keeps its exponential moving average
     optimisers: dict[str, Optimizer]
 

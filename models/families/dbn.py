@@ -7,7 +7,7 @@ by Gibbs sampling, and fall through the layers below to the pixels.
 """
 
 import copy
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: tuple[int, ...] = Field((512, 1024), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((512, 1024), min_length=1)
     visible: Literal["bernoulli", "gaussian"] | None = None
     sigma: float = Field(0.25, gt=0)
     lr: float = Field(1e-3, gt=0)
@@ -118,12 +118,12 @@ class Network(nn.Module):
         flat = x_BCHW.flatten(1)
         return flat if self.sigma is not None else (flat + 1) / 2
 
-    def rise(self, x_BCHW: Tensor, y_B: Tensor | None, to: int, u: bool = True) -> Tensor:
-        """What machine `to` sees of images: units drawn layer by layer if `u`, else their means."""
+    def rise(self, x_BCHW: Tensor, y_B: Tensor | None, to: int, drawn: bool = True) -> Tensor:
+        """What machine `to` sees of images: units drawn layer by layer if `drawn`, else their means."""
         v_BV = self.pixels(x_BCHW)
         for n in range(to):
             v_BV = self[n].up(v_BV)
-            v_BV = torch.bernoulli(v_BV) if u else v_BV
+            v_BV = torch.bernoulli(v_BV) if drawn else v_BV
         if self[to].labels:
             y_B = cast(Tensor, y_B)
             v_BV = torch.cat([v_BV, F.one_hot(y_B, self[to].labels).to(v_BV.dtype)], dim=1)
@@ -144,6 +144,7 @@ class DBN(nn.Module):
     TRAINS: ClassVar[bool] = True
     ALARMS: ClassVar[dict[str, Alarm]] = {
         "loss": Alarm(0.0, 1.0, "the units do not rebuild what they see"),
+        "grad_norm": Alarm(0.0, 1e4, "the gradients explode"),
         "energy_gap": Alarm(-5.0, 5.0, "the chains have left the data"),
     }
     BATCH: ClassVar[int] = 64
@@ -152,6 +153,8 @@ class DBN(nn.Module):
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
+        # Nothing that it draws means much before its top layer, the last to be trained, is half done.
+        self.settled = 1 - 0.5 / len(config.hidden)
         self.network = Network(config, spec)
         adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.5, 0.99))
         self.optimisers: dict[str, Optimizer] = {"network": adam}
@@ -220,10 +223,11 @@ class DBN(nn.Module):
         top = len(self.config.hidden) - 1
         sums_KV, counts_K = torch.zeros_like(self.start_KV), self.start_KV.new_zeros(len(self.start_KV))
         for batch in batches:
-            v_BV = self.network.rise(batch.x_BCHW, batch.y_B, top, u=False)[:, : sums_KV.shape[1]]
+            v_BV = self.network.rise(batch.x_BCHW, batch.y_B, top, drawn=False)[:, : sums_KV.shape[1]]
             y_B = v_BV.new_zeros(len(v_BV), dtype=torch.long) if batch.y_B is None else batch.y_B
-            sums_KV.index_add_(0, y_B, v_BV)
-            counts_K.index_add_(0, y_B, v_BV.new_ones(len(v_BV)))
+            own_BK = F.one_hot(y_B, len(sums_KV)).to(v_BV.dtype)
+            sums_KV += own_BK.T @ v_BV
+            counts_K += own_BK.sum(0)
         seen_K = counts_K > 0
         self.start_KV[seen_K] = sums_KV[seen_K] / counts_K[seen_K, None]
 
@@ -277,4 +281,7 @@ def build(config: Config, spec: Spec) -> DBN:
         raise ValueError(f"dbn makes images whose sides are 8 to 256, not {found}")
     if spec.channels not in (1, 3):
         raise ValueError(f"dbn makes images of 1 or 3 channels, not {spec.channels}")
+    visible = config.visible or ("bernoulli" if spec.channels == 1 else "gaussian")
+    if spec.classes and visible == "gaussian" and len(config.hidden) == 1:
+        raise ValueError("dbn with gaussian visible units has no place for labels; give hidden two layers")
     return DBN(config, spec)

@@ -154,7 +154,7 @@ def scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def sigmas(steps: int) -> list[float]:
-    """The noise deviations of a sampling in `steps` evaluations, and the closing 0 (EDM eq. 5)."""
+    """The noise deviations of `steps` levels, and the closing 0 (EDM eq. 5). Raises ValueError for one."""
     if steps < 2:
         raise ValueError(f"sampling needs 2 steps or more, not {steps}")
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
@@ -211,7 +211,7 @@ class Diffusion(nn.Module):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.settled = config, spec, 0.4
         self.network = UNet(config, spec)
         adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.optimisers: dict[str, Optimizer] = {"network": adam}
@@ -284,7 +284,7 @@ class Diffusion(nn.Module):
             y_B: int64 labels; None where there are none.
             seeds_B: what each image's noise is drawn from.
             sources_BCHW: not used; the family is asked with labels.
-            steps: evaluations of the network per image, 2 or more; None: 8.
+            steps: evaluations of the network per image, 2 or more; None: 8, and 9 for heun.
             guidance: how far to lead away from what the network makes without a label (Ho & Salimans
                 2022, arXiv 2207.12598). 1 does not lead; any other doubles the evaluations. None: 1.25,
                 or 1 where it was not learned.

@@ -122,7 +122,7 @@ class Discriminator(nn.Module):
 
         The gradient is taken in here, since Fabric wants to see every backward pass through its wrapper.
         """
-        x_BCHW = x_BCHW.requires_grad_() if graded else x_BCHW
+        x_BCHW = x_BCHW.detach().requires_grad_() if graded else x_BCHW
         h_BCHW = self.conv_in(F.pixel_unshuffle(x_BCHW, 2))
         for number, blocks in enumerate(self.levels):
             h_BCHW = F.avg_pool2d(h_BCHW, 2) if number else h_BCHW
@@ -197,12 +197,11 @@ def augment(x_BCHW: Tensor) -> Tensor:
         x_BCHW = grey_B1HW + (x_BCHW - grey_B1HW) * (2 * torch.rand(B, 1, 1, 1, device=device))
         x_BCHW = mean_B111 + (x_BCHW - mean_B111) * (0.5 + torch.rand(B, 1, 1, 1, device=device))
     reach = max(1, H // 8)
-    padded_BCHW = F.pad(x_BCHW, (reach,) * 4, mode="replicate")
-    corner_2B = torch.randint(0, 2 * reach + 1, (2, B), device=device)
-    rows_BH = corner_2B[0, :, None] + torch.arange(H, device=device)
-    columns_BW = corner_2B[1, :, None] + torch.arange(W, device=device)
+    corner_2B = torch.randint(-reach, reach + 1, (2, B), device=device)
+    rows_BH = (corner_2B[0, :, None] + torch.arange(H, device=device)).clamp(0, H - 1)
+    columns_BW = (corner_2B[1, :, None] + torch.arange(W, device=device)).clamp(0, W - 1)
     batch_B = torch.arange(B, device=device)
-    moved = padded_BCHW[batch_B[:, None, None], :, rows_BH[:, :, None], columns_BW[:, None, :]]
+    moved = x_BCHW[batch_B[:, None, None], :, rows_BH[:, :, None], columns_BW[:, None, :]]
     centre_2B = torch.rand(2, B, device=device)
     near_BH = (torch.arange(H, device=device) / H - centre_2B[0, :, None]).abs() < 0.25
     near_BW = (torch.arange(W, device=device) / W - centre_2B[1, :, None]).abs() < 0.25
@@ -224,7 +223,7 @@ class GAN(nn.Module):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.settled = config, spec, 0.4
         self.network = Generator(config, spec)
         self.discriminator = Discriminator(config, spec)
         self.optimisers: dict[str, Optimizer] = {

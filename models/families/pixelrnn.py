@@ -132,7 +132,7 @@ def mixture(parameters: Tensor, channels: int) -> Mixture:
     """Cut what the network says of each pixel, (..., parameters), into its mixture."""
     each = (1, channels, channels, channels * (channels - 1) // 2)
     split = parameters.unflatten(-1, (-1, sum(each))).split(each, dim=-1)
-    return Mixture(split[0][..., 0], split[1], (split[2] - 1).clamp(min=-7.0), split[3].tanh())
+    return Mixture(split[0][..., 0], split[1], (split[2] - 1).clamp(-7.0, 7.0), split[3].tanh())
 
 
 def shifted(means: Tensor, colours: Tensor, x: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class PixelRNN(nn.Module):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.settled = config, spec, 0.4
         self.network = Network(config, spec)
         adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.optimisers: dict[str, Optimizer] = {"network": adam}

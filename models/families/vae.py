@@ -24,6 +24,7 @@ from models.logistic import log_logistic
 from models.noise import SampleNoise
 
 EM_ROUNDS = 50
+EM_CLOUDS = 20_000  # of a class, at most: memory grows with their number, the fit hardly
 LN_2PI = math.log(2 * math.pi)
 
 
@@ -52,7 +53,7 @@ class Config(BaseModel):
 
     latent: int = Field(32, ge=1, le=1024)
     width: int = Field(64, ge=16, le=512, multiple_of=16)
-    lr: float = Field(4e-3, gt=0)
+    lr: float = Field(1.3e-3, gt=0)
     likelihood: Literal["gaussian", "logistic"] = "gaussian"
     perceptual: float = Field(0.0, ge=0)
     beta: float = Field(0.5, ge=0)
@@ -154,16 +155,17 @@ class VAE(nn.Module):
     TRAINS: ClassVar[bool] = True
     ALARMS: ClassVar[dict[str, Alarm]] = {
         "kl": Alarm(
-            0.5, 1e4, "the posterior has collapsed: the latent says nothing of the image", "lower beta"
+            0.1, math.inf, "the posterior has collapsed: the latent says nothing of the image", "lower beta"
         ),
         "loss": Alarm(-20.0, 20.0, "the reconstruction does not learn"),
+        "grad_norm": Alarm(0.0, 1e4, "the gradients explode, so that clipping leaves only their noise"),
     }
     BATCH: ClassVar[int] = 64
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.settled = config, spec, 0.4
         self.network = Network(config, spec)
         adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.optimisers: dict[str, Optimizer] = {"network": adam}
@@ -309,6 +311,9 @@ def fit_mixture(mean_NZ: Tensor, var_NZ: Tensor, components: int) -> tuple[Tenso
     Returns:
         Shares (M,), centres (M, Z), and lower triangular spreads (M, Z, Z) of covariance spread spread^T.
     """
+    if len(mean_NZ) > EM_CLOUDS:
+        chosen = torch.randperm(len(mean_NZ))[:EM_CLOUDS]
+        mean_NZ, var_NZ = mean_NZ[chosen], var_NZ[chosen]
     N, Z = mean_NZ.shape
     used = min(components, max(1, N // 8))
     mean_NZ, var_NZ = mean_NZ.double(), var_NZ.double()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from tasks.children import unbroken
 from tasks.device import Device
 from tasks.errors import UserError
 from tasks.fitting.training import Training, resume
@@ -51,6 +52,8 @@ def fit(
     sample grids (PNG). A training that turns ill goes back to its last healthy draw, slower.
     Raises UserError if the family can't make such images, or if going back did not help.
     """
+    if (folder / CHECKPOINT).is_file() and not any((folder / n).exists() for n in (STATE, HEALTHY)):
+        return folder  # it was done, and stopped before it was sealed
     training = Training(real, params, block, device)
     if not resume(training, [folder / STATE, folder / HEALTHY]):
         training.save(folder / HEALTHY)
@@ -67,7 +70,7 @@ def fit(
 
 def run(folder: Path, training: Training, examiner: Examiner, progress: Progress) -> None:
     """Train to the end of the budget, with the best state in MODEL; raises UserError if it stays ill."""
-    params, watchdog = training.params, Watchdog(training.family.ALARMS, training.watch)
+    params, watchdog = training.params, watch(training)
     while training.family.TRAINS:
         over, finding = training.progress >= 1, None
         examined = training.health[-1]["images"] if training.health else -1
@@ -76,16 +79,23 @@ def run(folder: Path, training: Training, examiner: Examiner, progress: Progress
             finding = examine(folder, training, watchdog, examiner)
         if over and not finding:
             return
-        if not finding:
-            before, metrics = training.images, training.step()
-            progress.add(training.batch_size, f"loss {metrics['loss']:.4f}")
-            finding = watchdog.step(metrics, training.progress)
-            if not finding and training.images // params.checkpoint_every > before // params.checkpoint_every:
-                training.save(folder / STATE)
-        if finding:
-            roll_back(folder, training, finding)
-            watchdog = Watchdog(training.family.ALARMS, training.watch)
+        with unbroken():  # a stop in the middle of a step would leave a state that no step ends in
+            if not finding:
+                before, metrics = training.images, training.step()
+                progress.add(training.batch_size, f"loss {metrics['loss']:.4f}")
+                finding = watchdog.step(metrics, training.progress)
+                saves = training.images // params.checkpoint_every > before // params.checkpoint_every
+                if saves and not finding and training.is_finite():
+                    training.save(folder / STATE)
+            if finding:
+                roll_back(folder, training, finding)
+                watchdog = watch(training)
     keep(folder, training.averaged())
+
+
+def watch(training: Training) -> Watchdog:
+    """The training's watchdog, which remembers in the training's own state."""
+    return Watchdog(training.family.ALARMS, training.watch, training.family.settled)
 
 
 def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:
@@ -93,6 +103,8 @@ def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Exam
 
     Returns what is wrong with the draw, or None; then the state is one to go back to.
     """
+    if not training.is_finite():  # the next step would find it, but no such state may be kept
+        return Finding("the weights became no numbers")
     family, classes = training.averaged(), training.spec.classes
     count = GRID_ROWS * GRID_COLUMNS
     grid_y_N = np.arange(count) % GRID_COLUMNS % max(classes, 1)
@@ -101,14 +113,15 @@ def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Exam
     with whole(folder / "grids" / f"{training.images:09d}.png") as file:
         file.write(png(tile(x_NCHW[:count], GRID_COLUMNS)))
     found = examiner.examine(x_NCHW, y_N if classes else None)
-    finding = watchdog.draw(found, training.progress)
-    if not finding and watchdog.is_best(found["score"], training.images):
-        keep(folder, family)
-    # Only now, since what stands in `health` is not examined again: an interrupted draw must be.
-    training.health.append({"images": training.images, **found})
-    if not finding:
+    with unbroken():
+        if finding := watchdog.draw(found, training.progress):
+            return finding
+        if watchdog.is_best(found["score"], training.images):
+            keep(folder, family)
+        # Only now, since what stands in `health` is not examined again: an interrupted draw must be.
+        training.health.append({"images": training.images, **found})
         training.save(folder / HEALTHY)
-    return finding
+    return None
 
 
 def draw(family: Any, y_N: np.ndarray | None, batch: int, device: Device) -> np.ndarray:
@@ -131,7 +144,9 @@ def keep(folder: Path, family: Any) -> None:
 def roll_back(folder: Path, training: Training, finding: Finding) -> None:
     """Go back to the last healthy draw with a lower learning rate; UserError once that was done enough."""
     at, tried = training.images, training.rollbacks
-    too_late = training.progress >= 1 and training.ended_by == "minutes" and "best" not in training.watch
+    training.load(folder / HEALTHY, training.seconds)
+    # With no time left and no healthy draw, what it would go back to was never trained.
+    too_late = training.out_of_time and "best" not in training.watch
     if len(tried) == training.params.max_rollbacks or too_late:
         key = f"families.{training.params.family}.{finding.key}"
         now = getattr(training.family.config, finding.key)
@@ -139,7 +154,6 @@ def roll_back(folder: Path, training: Training, finding: Finding) -> None:
             f"train: {finding.what} (at {at:,} images, rolled back {len(tried)} times). "
             f"{finding.verb.capitalize()} {key} (now {now:g})."
         )
-    training.load(folder / HEALTHY, training.seconds)
     done = [*tried, {"images": at, "finding": finding.what}]
     training.family.scale_lr(SLOWER ** (len(done) - len(training.rollbacks)))
     training.rollbacks = done
@@ -166,6 +180,9 @@ def write_checkpoint(folder: Path, training: Training) -> Path:
         "train": training.params.model_dump(mode="json"),
         "environment": training.device.facts,
     }
+    for grid in (folder / "grids").iterdir():
+        if int(grid.stem) not in {row["images"] for row in training.health}:
+            grid.unlink()  # of a draw that was found ill
     write_text(folder / CHECKPOINT, json.dumps(facts, indent=1) + "\n")
     write_table(folder / CURVE, training.curve, ["images", "loss"])
     write_table(folder / HEALTH, training.health, ["images", "classes_shown", "variety", "score"])

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ class Training:
         in_time = self.params.minutes is None or self.images >= self.params.images
         return "images" if in_time else "minutes"
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time limit is used up before the image limit."""
+        return self.progress >= 1 and self.ended_by == "minutes"
+
+    def is_finite(self) -> bool:
+        """Whether all weights and their averages are numbers."""
+        tensors = [*self.family.state_dict().values(), *self.ema.average.values()]
+        return all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
+
     def step(self) -> dict[str, float]:
         """Update once on the next batch."""
         number = self.images // self.batch_size
@@ -102,9 +113,9 @@ class Training:
         return Batch(x_BCHW, None if self.y_N is None else self.y_N[chosen].to(self.device.kind))
 
     def record(self, metrics: dict[str, float]) -> None:
-        """Add the mean of the recent steps to the curve, about CURVE_POINTS times a training."""
+        """Add the mean of the recent steps to the curve, CURVE_POINTS times a training or a little more."""
         self.recent.append(metrics)
-        each = max(self.params.images // CURVE_POINTS, self.batch_size)
+        each = max(min(self.params.images // CURVE_POINTS, self.params.grid_every // 4), self.batch_size)
         if self.images // each > (self.images - self.batch_size) // each:
             mean = {k: float(np.mean([m[k] for m in self.recent])) for k in metrics}
             self.curve.append({"images": self.images, **mean})
@@ -144,7 +155,7 @@ class Training:
     def load(self, path: Path, seconds: float = 0.0) -> None:
         """Go back to a saved state; `seconds` were used up, if that is more than the state knows of.
 
-        Raises SafetensorError, ValueError or KeyError if it is broken.
+        Raises OSError, SafetensorError, ValueError or KeyError if it is broken.
         """
         facts = read_facts(path)
         with safe_open(path, "pt") as file:
@@ -157,6 +168,10 @@ class Training:
                 index, field = key.split(".", 1)
                 state.setdefault(int(index), {})[field] = value
             optimiser.load_state_dict({"state": state, "param_groups": facts["groups"][name]})
+            for parameter, values in optimiser.state.items():
+                for field, value in values.items():
+                    if value.shape == parameter.shape:  # in the parameter's layout, or its steps are slow
+                        values[field] = torch.empty_like(parameter).copy_(value).detach()
         for name in _FACTS:
             setattr(self, name, facts[name])
         self._earlier, self._started = max(seconds, facts["seconds"]), time.monotonic()
@@ -192,11 +207,15 @@ def order(seed: int, start: int, count: int, total: int) -> np.ndarray:
     rows: list[np.ndarray] = []
     while count:
         epoch, offset = divmod(start, total)
-        permutation = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(total)
-        rows.append(permutation[offset : offset + count])
+        rows.append(_epoch(seed, epoch, total)[offset : offset + count])
         start += len(rows[-1])
         count -= len(rows[-1])
     return np.concatenate(rows)
+
+
+@lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, total: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(total)
 
 
 _FACTS = ("images", "curve", "recent", "rollbacks", "health", "watch")

@@ -179,7 +179,9 @@ def test_the_top_machine_sees_labels_and_the_others_do_not():
     assert [family_machine.labels for family_machine in make().network.machines] == [0, 0, 3]
     assert [m.labels for m in make(classes=0).network.machines] == [0, 0, 0]
     # Gaussian units and a softmax group have no place in one machine.
-    assert [m.labels for m in make(3, hidden=(12,)).network.machines] == [0]
+    with pytest.raises(ValueError, match="give hidden two layers"):
+        make(3, hidden=(12,))
+    assert [m.labels for m in make(3, classes=0, hidden=(12,)).network.machines] == [0]
     assert [m.sigma for m in make(3).network.machines] == [0.25, None, None]
     family, batch = make(), pictures()
     top = family.network.rise(batch.x_BCHW, batch.y_B, 2)

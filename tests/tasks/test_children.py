@@ -1,4 +1,4 @@
-"""No child outlives its parent, however the parent ends."""
+"""No child outlives its parent, however the parent ends; and a stop breaks no work that may not break."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tasks.children import stop_group
+from tasks.children import stop_group, unbroken
 from tests.house import ROOT
 
 GRANDCHILD = (
@@ -53,3 +53,27 @@ def test_a_killed_parent_takes_its_child_with_it():
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert gone(child)
+
+
+def test_a_stop_waits_until_unbroken_work_is_done():
+    done = []
+
+    def work():
+        with unbroken():
+            signal.raise_signal(signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == [1]
+    before = signal.getsignal(signal.SIGINT)
+    with unbroken():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_fails_in_unbroken_work_fails_as_itself():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="own"), unbroken():
+        raise ValueError("its own")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -301,6 +301,7 @@ def fitting_weights(folder):
 def test_a_sick_draw_sends_a_settled_training_back(tmp_path, labelled, first, sick, what, monkeypatch):
     """The draw at 32 of 96 images comes before training is settled; the one at 64 is held against it."""
     monkeypatch.setattr(watchdog, "GRACE", 2.0)
+    when_built(monkeypatch, lambda fit, family: setattr(family, "settled", 0.0))
     well = {"classes_shown": 1.0, "variety": 1.0, "score": 0.5}
     told = iter([{**well, **first}, {**well, **sick}, well, well])
     monkeypatch.setattr(fitting.Examiner, "examine", lambda self, x, y: next(told))
@@ -351,3 +352,32 @@ def test_a_family_with_nothing_to_train_is_finished_and_kept(tmp_path, labelled,
 def test_tile_lays_rows_of_columns():
     x = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1) * np.ones((1, 1, 2, 2), np.uint8)
     assert fitting.tile(x, 3)[0].tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_training_that_was_stopped_before_it_was_sealed_is_not_done_again(tmp_path, labelled, monkeypatch):
+    out = train(tmp_path / "work", *labelled, LEARNER)
+    monkeypatch.setattr(Training, "step", lambda self: pytest.fail("it trained again"))
+    assert train(tmp_path / "work", *labelled, LEARNER) == out
+    (out / fitting.CHECKPOINT).unlink()
+    with pytest.raises(pytest.fail.Exception):
+        train(tmp_path / "work", *labelled, LEARNER)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_weights_that_are_no_numbers_are_neither_drawn_from_nor_kept(tmp_path, labelled, monkeypatch):
+    """A step may spoil the weights and yet tell a loss that is a number."""
+    step = Training.step
+
+    def spoiling(self):
+        metrics = step(self)
+        if self.images == 64 and not self.rollbacks:
+            with torch.no_grad():
+                next(self.family.network.parameters()).fill_(float("nan"))
+        return metrics
+
+    monkeypatch.setattr(Training, "step", spoiling)
+    out = train(tmp_path / "work", *labelled, LEARNER)
+    found = json.loads((out / "checkpoint.json").read_text())["rollbacks"]
+    assert [(row["images"], row["finding"]) for row in found] == [(64, "the weights became no numbers")]
+    assert all(value.isfinite().all() for value in fitting_weights(out).values())

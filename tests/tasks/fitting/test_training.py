@@ -44,7 +44,9 @@ def test_order_is_the_same_however_it_is_cut(seed, total, cuts):
 
 
 def test_curve_means_the_steps_between_its_points():
-    fit = SimpleNamespace(images=0, recent=[], curve=[], batch_size=16, params=params("any", images=16 * 400))
+    fit = SimpleNamespace(
+        images=0, recent=[], curve=[], batch_size=16, params=params("any", images=16 * 400, grid_every=10**6)
+    )
     for loss in (1.0, 3.0, 5.0, 7.0):
         fit.images += 16
         Training.record(fit, {"loss": loss})
