@@ -74,7 +74,8 @@ class Watchdog:
                 f"the modes have collapsed: a class varies {variety:.2f} times as much as real ones"
             )
         before = self.memory.get("shown", 0.0)
-        if shown is not None and shown < CLASSES_SHOWN * before:
+        lost = shown is not None and shown < CLASSES_SHOWN * before
+        if settled and lost and before >= CLASSES_SHOWN:  # fewer are shown by chance
             return Finding(
                 f"classes are lost: the judge finds {shown:.0%} of them, and found {before:.0%} before"
             )

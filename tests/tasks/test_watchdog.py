@@ -107,6 +107,7 @@ def test_classes_may_come_late_but_not_be_lost():
     watch = dog()
     for shown in (0.1, 0.3, 0.8, 0.41):
         assert watch.draw({**HEALTH, "classes_shown": shown}, 1.0) is None
+    assert watch.draw({**HEALTH, "classes_shown": 0.39}, watchdog.SETTLED - 1e-6) is None
     found = watch.draw({**HEALTH, "classes_shown": 0.39}, 1.0)
     assert re.search("finds 39% of them, and found 80% before", found.what)
 
@@ -238,3 +239,16 @@ def test_unlabelled_draws_have_variety_and_score_but_no_classes(tmp_path):
     assert repeated["score"] < 0.5
     assert not dog().draw(found, 1.0)
     assert dog().draw(repeated, 1.0)
+
+
+def test_a_class_shown_by_chance_is_none_to_lose():
+    watch = dog()
+    for shown in (0.0, 0.1, 0.4, 0.0):
+        assert watch.draw({**HEALTH, "classes_shown": shown}, 1.0) is None
+
+
+def test_a_family_may_settle_later():
+    late = Watchdog(ALARMS, {"steps": watchdog.EARLY}, settled=0.75)
+    bad = {**HEALTH, "variety": 0.0}
+    assert late.draw(bad, 0.74) is None
+    assert late.draw(bad, 0.75)
