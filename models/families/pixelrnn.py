@@ -185,7 +185,7 @@ class PixelRNN(nn.Module):
         "loss": Alarm(0.0, 8.0, "it knows less than one who guesses all grey levels alike"),
         "grad_norm": Alarm(0.0, 1e5, "the gradients explode, so that clipping leaves only their noise"),
     }
-    BATCH: ClassVar[int] = 32
+    BATCH: ClassVar[int] = 16
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Config, spec: Spec) -> None:
