@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(str(error))
     if rows:
-        print(table(rows))
+        print(markdown(rows) if options.markdown else table(rows))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--trials", type=int, default=3, choices=range(len(MULTIPLIERS) + 1), help="learning rates tried"
     )
+    found.add_argument("--markdown", action="store_true", help="print the table as the README has it")
     found.add_argument("--results", type=Path, default=RESULTS, help="the folder of finished rows and grids")
     return found
 
@@ -192,6 +193,14 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         chosen = f"lr {found['lr']:.2g}" + (f", of {tried} on the calibrate split" if tried else "")
         lines.append(f"{name}: {chosen}. {found['note'][:1].upper()}{found['note'][1:]}.")
     return "\n".join(lines)
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows as the README's table."""
+    lines = [["", *(heading for heading, _ in COLUMNS.values())], ["---"] * (1 + len(COLUMNS))]
+    for name, found in rows.items():
+        lines.append([f"`{name}`", *(cell(found.get(key), form) for key, (_, form) in COLUMNS.items())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(value: Any, form: str) -> str:

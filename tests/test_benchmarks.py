@@ -12,7 +12,7 @@ from tasks import judging
 from tasks.errors import UserError
 from tasks.params import CalibrateParams, Params
 from tests import making
-from tests.house import PARAMS
+from tests.house import PARAMS, ROOT
 
 ROW = {
     "parameters": 827_140,
@@ -158,3 +158,12 @@ def test_a_peer_has_about_as_many_parameters():
 def test_a_peer_halves_sides_without_padding(side, levels):
     config = next(peers.unets(Spec(1, side, side, 10)))
     assert len(config["block_out_channels"]) == len(config["up_block_types"]) == levels
+
+
+def test_the_readmes_table_is_the_kept_rows():
+    kept = json.loads((ROOT / "benchmarks/results/families-mnist5k-3min.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert families.markdown(kept) in readme
+    for name in kept:
+        assert f"benchmarks/results/grids/mnist5k-{name}.png" in readme
+        assert (ROOT / f"benchmarks/results/grids/mnist5k-{name}.png").is_file()
