@@ -1,18 +1,15 @@
-"""The variational autoencoder against its equations, and its mixture against known Gaussians."""
+"""The variational autoencoder against its equations."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from models.families import Batch, Spec
-from models.families.vae import Config, build, divergence, fit_mixture, log_gaussian
+from models.families.vae import Config, build, divergence, log_gaussian
 from models.logistic import log_logistic
-
-LEVELS = torch.arange(256, dtype=torch.float64) * 2 / 255 - 1
+from tests.models.test_mixture import CENTRES, SHARES, SPREADS
 
 
 def make(seed=0, size=8, classes=10, channels=1, **config):
@@ -44,30 +41,6 @@ def test_divergence_is_that_of_the_two_normals():
 def test_gaussian_likelihood_is_the_normal_density():
     x, mean, log_scale = torch.randn(3, 40, dtype=torch.float64)
     torch.testing.assert_close(log_gaussian(x, mean, log_scale), Normal(mean, log_scale.exp()).log_prob(x))
-
-
-@settings(deadline=None)  # a busy machine stalls
-@given(mean=st.floats(-1.5, 1.5), log_scale=st.floats(-6, 2))
-def test_logistic_mass_is_shared_among_the_256_levels(mean, log_scale):
-    mean, log_scale = torch.tensor(mean).double(), torch.tensor(log_scale).double()
-    mass = log_logistic(LEVELS, mean, log_scale).exp()
-    assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
-    edges = ((LEVELS[:-1] + LEVELS[1:]) / 2 - mean) / log_scale.exp()
-    below = torch.cat([torch.zeros(1).double(), edges.sigmoid(), torch.ones(1).double()])
-    torch.testing.assert_close(mass, below.diff(), rtol=1e-6, atol=1e-12)
-
-
-@pytest.mark.parametrize("log_scale", [-6.0, -3.0, 2.0])
-def test_logistic_mass_and_slope_are_numbers_however_wrong_the_mean(log_scale):
-    mean = torch.linspace(-1, 1, 9)[:, None].repeat(1, 256).requires_grad_()
-    scale = torch.tensor(log_scale, requires_grad=True)
-    nats = log_logistic(LEVELS.float(), mean, scale)
-    assert torch.isfinite(nats).all()
-    exact = log_logistic(LEVELS.float().double(), mean.double(), scale.double())
-    torch.testing.assert_close(nats.double(), exact, rtol=1e-3, atol=1e-3)
-    nats.sum().backward()
-    assert torch.isfinite(mean.grad).all()
-    assert torch.isfinite(scale.grad)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "logistic"])
@@ -145,69 +118,6 @@ def test_free_bits_do_not_press_what_is_below_them():
     loss = divergence(*family.network.encode(batch.x_BCHW, batch.y_B)).mean(0).clamp(min=50.0).sum()
     loss.backward()
     assert not family.network.encode_out.weight.grad.any()
-
-
-CENTRES = torch.tensor([[-6.0, 2.0], [5.0, -3.0]], dtype=torch.float64)
-SPREADS = torch.tensor([[[1.0, 0.0], [0.6, 0.5]], [[0.7, 0.0], [-0.9, 1.2]]], dtype=torch.float64)
-SHARES = torch.tensor([0.25, 0.75], dtype=torch.float64)
-
-
-def clouds(count=4_000, var=0.1):
-    """Points of the two Gaussians, the diagonal variance taken off their means and given beside them."""
-    torch.manual_seed(4)
-    cov = SPREADS @ SPREADS.mT - var * torch.eye(2).double()
-    which = (torch.rand(count) < SHARES[1]).long()
-    draws = MultivariateNormal(CENTRES[which], cov[which]).sample()
-    return draws, torch.full((count, 2), var, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_mixture_finds_two_gaussians_that_stand_apart(seed):
-    draws, var = clouds()
-    torch.manual_seed(seed)
-    share, centre, spread = fit_mixture(draws, var, 2)
-    order = centre[:, 0].argsort()
-    torch.testing.assert_close(share[order], SHARES, atol=0.03, rtol=0)
-    torch.testing.assert_close(centre[order], CENTRES, atol=0.1, rtol=0)
-    cov = (spread @ spread.mT)[order]
-    torch.testing.assert_close(cov, SPREADS @ SPREADS.mT, atol=0.15, rtol=0)
-    assert not spread.triu(1).any()
-
-
-def test_mixture_of_one_is_the_moments_of_all_clouds():
-    draws, var = clouds()
-    share, centre, spread = fit_mixture(draws, var, 1)
-    assert share.tolist() == [1.0]
-    torch.testing.assert_close(centre[0], draws.mean(0))
-    whole = draws.T.cov(correction=0) + torch.diag(var[0])
-    keep = 4_000 / 4_002
-    expected = keep * whole + (1 - keep) * torch.diag(whole.diagonal())
-    torch.testing.assert_close(spread[0] @ spread[0].T, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 20])
-def test_mixture_of_few_clouds_leaves_the_rest_without_a_share(count):
-    torch.manual_seed(5)
-    mean, var = torch.randn(count, 6), torch.rand(count, 6) + 0.1
-    share, centre, spread = fit_mixture(mean, var, 8)
-    used = max(1, count // 8)
-    assert share.shape == (8,)
-    assert centre.shape == (8, 6)
-    assert float(share.sum()) == pytest.approx(1)
-    assert not share[used:].any()
-    assert (share[:used] > 0).all()
-    assert torch.isfinite(spread).all()
-    assert (spread.diagonal(dim1=1, dim2=2) > 0).all()
-    if count == 1:
-        torch.testing.assert_close(centre[0], mean[0].double())
-        torch.testing.assert_close(spread[0], torch.diag((var[0].double() + 1e-6).sqrt()))
-
-
-def test_equal_clouds_do_not_break_the_mixture():
-    share, centre, spread = fit_mixture(torch.ones(40, 3), torch.zeros(40, 3), 4)
-    assert torch.isfinite(share).all()
-    torch.testing.assert_close(share @ centre, torch.ones(3).double(), rtol=0, atol=1e-5)
-    assert (spread.diagonal(dim1=1, dim2=2) > 0).all()
 
 
 def latents(family, y_B, seeds):
