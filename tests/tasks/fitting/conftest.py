@@ -36,3 +36,10 @@ def unlabelled(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_early_steps(monkeypatch):
     monkeypatch.setattr(watchdog, "EARLY", 0)
+
+
+@pytest.fixture
+def unhurried(monkeypatch):
+    """So short a training shows no classes yet: ask for none, and for no metric within its bounds."""
+    monkeypatch.setattr(watchdog, "SETTLED", 2.0)
+    monkeypatch.setattr(watchdog, "GRACE", 2.0)

@@ -2,11 +2,16 @@
 
 import csv
 import inspect
+from itertools import count
+
+from safetensors.torch import load_file
 
 from models.families import load
 from tasks import fitting
 from tasks.device import prepare
+from tasks.fitting.training import Training
 from tasks.params import Machine, TrainParams
+from tasks.shards import file_digest
 from tests.house import PARAMS, families
 
 DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
@@ -52,3 +57,41 @@ def rows(path):
     """A CSV's rows, as dictionaries of text."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def cut_step(monkeypatch, after, ending):
+    """Let `ending` stop the training after so many steps; undo it to go on."""
+    steps, step = count(), Training.step
+
+    def cut(self):
+        if next(steps) == after:
+            raise ending
+        return step(self)
+
+    monkeypatch.setattr(Training, "step", cut)
+    return lambda: monkeypatch.setattr(Training, "step", step)
+
+
+def when_built(monkeypatch, change):
+    """Give every family that is built for training to `change`."""
+    build = Training.build
+
+    def built(self):
+        family = build(self)
+        change(self, family)
+        return family
+
+    monkeypatch.setattr(Training, "build", built)
+
+
+def fitting_weights(folder):
+    return load_file(folder / fitting.MODEL)
+
+
+def same_bytes(one, other):
+    names = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(other) for p in other.rglob("*") if p.is_file())
+    assert {str(n): file_digest(one / n) for n in names} == {str(n): file_digest(other / n) for n in names}
+
+
+LEARNER = learners()[0]
