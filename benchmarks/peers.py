@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.timed import Way
 from models.families import Batch, Spec
 from models.noise import SampleNoise
+from tasks.errors import UserError
 
 STEPS = 20  # of DPM-Solver++
 SHAPES = ((1, 2, 2), (1, 1, 2), (1, 2, 4))  # widths of the levels, finest first; the last one goes on
@@ -189,11 +190,11 @@ def unets(spec: Spec) -> Iterator[dict[str, Any]]:
 def match(
     parameters: int, configs: Iterable[dict[str, Any]], count: Callable[[Mapping[str, Any]], int]
 ) -> dict[str, Any]:
-    """The first config with about as many `parameters`: within TOLERANCE. Raises ValueError if none is."""
+    """The first config with about as many `parameters`: within TOLERANCE. Raises UserError if none is."""
     for config in configs:
         if abs(count(config) - parameters) <= TOLERANCE * parameters:
             return config
-    raise ValueError(f"no network has {parameters:,} parameters, or a number within {TOLERANCE:.0%} of it")
+    raise UserError(f"no network has {parameters:,} parameters, or a number within {TOLERANCE:.0%} of it")
 
 
 def size(network: nn.Module) -> int:

@@ -38,7 +38,8 @@ def train(
     """Train a peer on the shards `real` for `params.minutes`, with `params.batch` and `params.seed`.
 
     Returns it ready to sample, the way it was computed in, and how many images it saw. Choosing the way
-    and `finish` are outside the time, as building and `finish` are for our families.
+    and the last `finish` are outside the time, as building and the last `finish` are for our families.
+    Theirs holds the draws for the watchdog too.
     """
     shards = Shards.open(real)
     spec = Spec(*shards.shape, classes=len(shards.classes))

@@ -50,7 +50,8 @@ class Alarm(NamedTuple):
 class Family(Protocol):
     """What the loop and the sampler ask of a family, which is an `nn.Module` with these parts.
 
-    One that knows a likelihood also has `bits_per_dim(batch) -> float | None`, in bits per number.
+    One that knows a likelihood also has `bits_per_dim(batch) -> float | None`, in bits per number. One
+    whose draws show little variety for long has `settled`, the share of the training after which they do.
     Each module in this package also defines `Config` (a frozen pydantic model with an `lr`) and
     `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the
     limit if the family cannot make images of that spec.
@@ -62,7 +63,6 @@ class Family(Protocol):
     BATCH: ClassVar[int]  # images a step that suit it, where train.batch says nothing
     SAMPLING: ClassVar[frozenset[str]]  # which of generate's knobs (steps, guidance, sampler) it has
     config: BaseModel
-    settled: float  # share of the training after which a draw of a healthy one shows some variety
     network: nn.Module  # what samples; the loop keeps its exponential moving average
     optimisers: dict[str, Optimizer]
 

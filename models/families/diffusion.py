@@ -211,7 +211,7 @@ class Diffusion(nn.Module):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec, self.settled = config, spec, 0.4
+        self.config, self.spec = config, spec
         self.network = UNet(config, spec)
         adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
         self.optimisers: dict[str, Optimizer] = {"network": adam}

@@ -223,7 +223,7 @@ class GAN(nn.Module):
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec, self.settled = config, spec, 0.4
+        self.config, self.spec = config, spec
         self.network = Generator(config, spec)
         self.discriminator = Discriminator(config, spec)
         self.optimisers: dict[str, Optimizer] = {

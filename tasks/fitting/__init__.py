@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 
 from tasks.children import unbroken
@@ -95,7 +96,7 @@ def run(folder: Path, training: Training, examiner: Examiner, progress: Progress
 
 def watch(training: Training) -> Watchdog:
     """The training's watchdog, which remembers in the training's own state."""
-    return Watchdog(training.family.ALARMS, training.watch, training.family.settled)
+    return Watchdog(training.family.ALARMS, training.watch, getattr(training.family, "settled", 0.0))
 
 
 def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:
@@ -144,7 +145,13 @@ def keep(folder: Path, family: Any) -> None:
 def roll_back(folder: Path, training: Training, finding: Finding) -> None:
     """Go back to the last healthy draw with a lower learning rate; UserError once that was done enough."""
     at, tried = training.images, training.rollbacks
-    training.load(folder / HEALTHY, training.seconds)
+    try:
+        training.load(folder / HEALTHY, training.seconds)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"train: {finding.what} (at {at:,} images), and the state to go back to is not readable: "
+            f"{folder / HEALTHY} ({error}). Remove {folder} and run `dvc repro train` again."
+        ) from None
     # With no time left and no healthy draw, what it would go back to was never trained.
     too_late = training.out_of_time and "best" not in training.watch
     if len(tried) == training.params.max_rollbacks or too_late:

@@ -121,6 +121,20 @@ def test_a_training_cut_off_after_it_went_back_stays_slower(tmp_path, labelled, 
     same_bytes(whole, resumed)
 
 
+@pytest.mark.usefixtures("unhurried")
+def test_a_broken_state_to_go_back_to_is_told_with_the_mend(tmp_path, labelled, monkeypatch):
+    ill_once(monkeypatch, at=96)
+    go_back = fitting.roll_back
+
+    def spoilt(folder, training, finding):
+        (folder / fitting.HEALTHY).write_bytes(b"cut off")
+        go_back(folder, training, finding)
+
+    monkeypatch.setattr(fitting, "roll_back", spoilt)
+    with pytest.raises(UserError, match=r"became nan.*not readable.*healthy.*dvc repro train"):
+        train(tmp_path / "work", *labelled, LEARNER, images=128)
+
+
 @pytest.mark.parametrize(
     ("first", "sick", "what"),
     [
