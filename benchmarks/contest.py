@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from benchmarks import peers, timed
 from models.families import Batch, Spec, load
-from tasks import fitting, judging, probing, recipe, sampling
+from tasks import comparing, fitting, judging, probing, recipe, sampling
 from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
@@ -26,6 +26,7 @@ TUNED = ("diffusion", "vae", *peers.PEERS)
 MULTIPLIERS = (1.0, 1 / 3, 3.0)  # of the default learning rate, in the order tried
 ENDLESS = 10**12  # images: more than any time allows
 BITS_BATCH = 250
+SET_MEASURES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,4 +192,6 @@ class Bench:
         """Every set measure of samples against the calibrate split, in the judge's features."""
         reference = judging.Reference(self.data / "reference")
         said = judging.measure(reference.judge(self.device), drawn.x, self.device, reference.facts)
-        return judging.compare(said.features_ND, reference.features("calibrate"))
+        fake = comparing.Crowd(torch.from_numpy(said.features_ND), torch.from_numpy(drawn.y))
+        found = comparing.compare(fake, comparing.crowd(reference, "calibrate"), [])["measures"]
+        return {name: found[name] for name in SET_MEASURES}

@@ -29,7 +29,7 @@ TINY: dict[str, dict[str, Any]] = {
     "calibrate": {"images": 2_000},
     "train": {"images": 2_000},
     "generate": {"num_samples": 100, "batch": 50, "steps": 4},
-    "filter": {"probability": None, "outlier_distance": None},
+    "filter": {"unlike_label": None, "outlier": None},
     "evaluate": {"images": 500, "seeds": 1},
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import unmapped
 
 from flows.footer import craft, run, show_table, stage
-from tasks.layout import REFERENCE, SCORES, SYNTHETIC
+from tasks.layout import REFERENCE, SCORES, SYNTHETIC, TRAIN
 from tasks.params import FilterParams, Machine
 from tasks.recipe import recipe, unfinished
 from tasks.shards import Shards
@@ -16,23 +16,27 @@ def filter(
     params: FilterParams,
     synthetic: Path = SYNTHETIC,
     reference: Path = REFERENCE,
+    train: Path = TRAIN,
     out: Path = SCORES,
     machine: Machine = Machine(),
 ) -> Path:
     """Measure every shard with the judge, then hold each sample against real images of its class."""
-    from tasks import device, scoring  # torch: not before it is needed
+    from tasks import device, judging, scoring  # torch: not before it is needed
+    from tasks.scoring.limits import MEANINGS, limits
 
     on = device.prepare(machine, params.precision)
-    with unfinished(out, recipe("filter", {"filter": params}, [synthetic, reference], on.facts)) as work:
+    made_by = recipe("filter", {"filter": params}, [synthetic, reference, train], on.facts)
+    with unfinished(out, made_by) as work:
         samples = Shards.open(synthetic)
+        bounds = limits(params, judging.Reference(reference))
         measure_shard = craft(scoring.measure_shard, machine.max_retries)
-        measure_shard.map(samples.paths, unmapped(reference), unmapped(on), unmapped(work.path)).result()
-        limits = scoring.bounds(params, reference)
-        metrics = craft(scoring.judge_rows)(synthetic, reference, limits, work.path)
+        measure_shard.map(
+            samples.paths, unmapped(reference), unmapped(train), unmapped(on), unmapped(work.path)
+        ).result()
+        metrics = craft(scoring.judge_rows)(synthetic, reference, bounds, work.path)
         show_table("filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items()])
-        return work.seal(
-            classes=samples.classes, filter=params.model_dump(mode="json"), reasons=scoring.REASONS
-        )
+        scoring.tell_shortage(metrics["shortage"])
+        return work.seal(classes=samples.classes, filter=params.model_dump(mode="json"), reasons=MEANINGS)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 Features are (N, D) of any float type; probabilities are (N, K) whose rows sum to 1. All is computed
 on the CPU and gives the same numbers every time. torch-fidelity is imported where it is used, because
-it takes seconds to load and only the report needs it.
+it takes seconds to load.
 """
 
-import faiss
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # rows of a distance matrix held at once
+from models.manifold import Manifold
+
+CHUNK = 4096  # rows that are in double precision at once
+SUBSETS = 50  # of a kernel distance
 
 
 def margin(probs_NK: Tensor, y_N: Tensor) -> Tensor:
@@ -24,44 +29,36 @@ def entropy(probs_NK: Tensor) -> Tensor:
     return torch.special.entr(probs_NK).sum(dim=1)
 
 
-def nearest(queries_ND: Tensor, base_MD: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Find the `k` nearest rows of `base` to each query, exactly.
+def inception_score(probs_NK: Tensor) -> float:
+    """exp of the mean KL(p(y|x) || p(y)), from 1 to K: sure of each image, and evenly spread over classes.
 
-    Returns:
-        Euclidean distances (N, k), float32, ascending, and the rows' indices (N, k).
-
-    Raises:
-        ValueError: `base` has fewer than `k` rows.
+    Salimans et al. 2016, arXiv 1606.03498, section 4, over the whole set at once.
     """
-    if len(base_MD) < k:
-        raise ValueError(f"{k} nearest of {len(base_MD)} rows cannot be found")
-    queries, base = (t.detach().cpu().float().contiguous() for t in (queries_ND, base_MD))
-    index = faiss.IndexFlatL2(base.shape[1])
-    index.add(base.numpy())
-    found_Nk = torch.from_numpy(index.search(queries.numpy(), k)[1])
-    # faiss expands the square, which loses the digits of small distances and depends on the batch.
-    exact_Nk = torch.cat(
-        [
-            (q_BD[:, None].double() - base[f_Bk].double()).norm(dim=2).float()
-            for q_BD, f_Bk in zip(queries.split(CHUNK), found_Nk.split(CHUNK), strict=True)
-        ]
-    )
-    exact_Nk, order_Nk = exact_Nk.sort(dim=1, stable=True)
-    return exact_Nk, found_Nk.gather(1, order_Nk)
+    probs_NK = probs_NK.double()
+    marginal_K = probs_NK.mean(0)
+    gain = torch.special.entr(marginal_K).sum() - torch.special.entr(probs_NK).sum(1).mean()
+    return float(gain.exp())
 
 
-def nearest_other(features_ND: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Find the `k` nearest other rows of the same set to each row; a copy of a row is another row.
+def balance(labels_N: Tensor, classes: int) -> float:
+    """The entropy of how often each class occurs, over its most, in [0, 1]: 1 if all occur alike."""
+    share_K = torch.bincount(labels_N, minlength=classes).double() / max(len(labels_N), 1)
+    return float(torch.special.entr(share_K).sum() / np.log(classes)) if classes > 1 else 1.0
 
-    Returns and raises as `nearest`.
-    """
-    if len(features_ND) <= k:
-        raise ValueError(f"{k} nearest others of {len(features_ND)} rows cannot be found")
-    distances, indices = nearest(features_ND, features_ND, k + 1)
-    itself = indices == torch.arange(len(indices))[:, None]
-    # Among many copies a row may not find itself: its last find is then the one too many.
-    itself[:, -1] |= ~itself.any(dim=1)
-    return distances[~itself].reshape(-1, k), indices[~itself].reshape(-1, k)
+
+def diversity(features_ND: Tensor, most: int = 1000) -> float:
+    """The mean distance between two of the first `most` rows. Raises ValueError for fewer than 2 rows."""
+    if len(features_ND) < 2:
+        raise ValueError("diversity needs 2 rows or more")
+    return float(torch.pdist(features_ND[:most].double()).mean())
+
+
+def moments(features_ND: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and unbiased covariance (D, D) of the rows, in double precision."""
+    mean_D = sum(part.double().sum(0) for part in features_ND.split(CHUNK)) / len(features_ND)
+    parts = ((part.double() - mean_D) for part in features_ND.split(CHUNK))
+    covariance_DD = sum(part.T @ part for part in parts) / max(len(features_ND) - 1, 1)
+    return torch.as_tensor(mean_D).numpy(), torch.as_tensor(covariance_DD).numpy()
 
 
 def frechet_distance(fake_ND: Tensor, real_MD: Tensor) -> float:
@@ -70,77 +67,66 @@ def frechet_distance(fake_ND: Tensor, real_MD: Tensor) -> float:
     Heusel et al. 2017, arXiv 1706.08500, eq. 6. It is biased upwards where sets are small: compare only
     sets of the same size. Raises ValueError if a set has fewer than 2 rows.
     """
-    from torch_fidelity.metric_fid import (
-        KEY_METRIC_FID,
-        fid_features_to_statistics,
-        fid_statistics_to_metric,
-    )
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     if min(len(fake_ND), len(real_MD)) < 2:
         raise ValueError("a Fréchet distance needs 2 rows a set or more")
-    fake, real = (fid_features_to_statistics(t.detach().cpu().double()) for t in (fake_ND, real_MD))
+    fake, real = (
+        dict(zip(("mu", "sigma"), moments(t.detach().cpu()), strict=True)) for t in (fake_ND, real_MD)
+    )
     return float(fid_statistics_to_metric(fake, real, verbose=False)[KEY_METRIC_FID])
 
 
-def kernel_distance(fake_ND: Tensor, real_MD: Tensor, subset: int = 1000, subsets: int = 50) -> float:
+def kernel_distance(
+    fake_ND: Tensor, real_MD: Tensor, subset: int = 1000, subsets: int = SUBSETS
+) -> tuple[float, float]:
     """The kernel distance (KID): unbiased squared MMD under the kernel (x.y / D + 1)^3, around 0 if alike.
 
-    The mean over `subsets` draws of `subset` rows a set, or of all where one set has fewer (Bińkowski et
-    al. 2018, arXiv 1801.01401, section 4). Raises ValueError if a set has fewer than 2 rows.
+    The mean over `subsets` draws of `subset` rows a set, or of all where one set has fewer, and the
+    standard deviation over those draws (Bińkowski et al. 2018, arXiv 1801.01401, section 4). Draws are
+    those of torch-fidelity. Raises ValueError if a set has fewer than 2 rows.
     """
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-
     rows = min(subset, len(fake_ND), len(real_MD))
     if rows < 2:
         raise ValueError("a kernel distance needs 2 rows a set or more")
-    fake, real = (t.detach().cpu().double() for t in (fake_ND, real_MD))
-    options = {"kid_subset_size": rows, "kid_subsets": subsets, "rng_seed": 0, "verbose": False}
-    return float(kid_features_to_metric(fake, real, **options)[KEY_METRIC_KID_MEAN])
+    fake_ND, real_MD = fake_ND.detach().cpu(), real_MD.detach().cpu()
+    draws = _draws((len(fake_ND), len(real_MD)), rows, subsets)
+    found = [_mmd(fake_ND[f].double(), real_MD[r].double()) for f, r in draws]
+    return float(np.mean(found)), float(np.std(found))
 
 
-def precision_recall(fake_ND: Tensor, real_MD: Tensor, k: int = 3) -> tuple[float, float]:
-    """The share of fake rows within real balls, and of real rows within fake balls, in [0, 1].
+def _draws(sizes: tuple[int, int], rows: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    random = np.random.RandomState(0)
+    for _ in range(count):
+        fake, real = (random.choice(size, rows, replace=False) for size in sizes)
+        yield torch.from_numpy(fake), torch.from_numpy(real)
 
-    A row's ball reaches to its k-th nearest other row of its own set (Kynkäänniemi et al. 2019, arXiv
-    1904.06991, eq. 1 and 2). Raises ValueError if a set has `k` rows or fewer.
+
+def _mmd(a_ND: Tensor, b_ND: Tensor) -> float:
+    n, size = a_ND.shape
+    aa, bb, ab = ((x @ y.T / size + 1) ** 3 for x, y in ((a_ND, a_ND), (b_ND, b_ND), (a_ND, b_ND)))
+    own = (aa.sum() - aa.trace() + bb.sum() - bb.trace()) / (n * (n - 1))
+    return float(own - 2 * ab.mean())
+
+
+def precision_recall(fake_ND: Tensor, real_MD: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
+    """Which fake rows lie in real balls (N,), and which real rows in fake balls (M,): bool.
+
+    Precision and recall are their means (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
+    Raises ValueError if a set has `k` rows or fewer.
     """
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
     if min(len(fake_ND), len(real_MD)) <= k:
         raise ValueError(f"precision and recall need more than {k} rows a set")
-    fake, real = (t.detach().cpu().double() for t in (fake_ND, real_MD))
-    options = {"prc_neighborhood": k, "prc_batch_size": CHUNK, "save_cpu_ram": True, "verbose": False}
-    found = prc_features_to_metric(fake, real, **options)
-    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
+    precise_N = Manifold.of(real_MD, k).holds(fake_ND)[0] > 0
+    return precise_N, Manifold.of(fake_ND, k).holds(real_MD)[0] > 0
 
 
-def density_coverage(fake_ND: Tensor, real_MD: Tensor, k: int = 5) -> tuple[float, float]:
-    """How many real balls a fake row lies in, over `k`; and the share of real balls that hold a fake row.
+def density_coverage(fake_ND: Tensor, real_MD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+    """Of each fake row how many real balls hold it, over `k` (N,); of each real ball, if it holds one (M,).
 
-    A ball is as in `precision_recall`, of real rows alone (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and
-    5). Density is 0 and up, around 1 if the sets are alike; coverage is in [0, 1]. Raises ValueError if
-    there are `k` real rows or fewer.
+    Density and coverage are their means: the one is 0 and up, around 1 if the sets are alike, the other
+    in [0, 1] (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 5). Raises ValueError if there are `k` real
+    rows or fewer.
     """
-    radius_M = nearest_other(real_MD, k)[0][:, -1].double()
-    fake, real = (t.detach().cpu().double() for t in (fake_ND, real_MD))
-    inside, covered_M = 0, torch.zeros(len(real), dtype=torch.bool)
-    for fake_BD in fake.split(CHUNK):
-        holds_BM = torch.cdist(fake_BD, real) <= radius_M
-        inside += int(holds_BM.sum())
-        covered_M |= holds_BM.any(dim=0)
-    return inside / (k * len(fake)), float(covered_M.double().mean())
-
-
-def set_measures(fake_ND: Tensor, real_MD: Tensor) -> dict[str, float | None]:
-    """All the measures of a set against real images, by name; None where a set has too few rows."""
-    enough = min(len(fake_ND), len(real_MD)) > 5
-    precision, recall = precision_recall(fake_ND, real_MD) if enough else (None, None)
-    density, coverage = density_coverage(fake_ND, real_MD) if enough else (None, None)
-    return {
-        "frechet_distance": frechet_distance(fake_ND, real_MD) if enough else None,
-        "kernel_distance": kernel_distance(fake_ND, real_MD) if enough else None,
-        "precision": precision,
-        "recall": recall,
-        "density": density,
-        "coverage": coverage,
-    }
+    by_fake_N, by_ball_M = Manifold.of(real_MD, k).holds(fake_ND)
+    return by_fake_N.double() / k, by_ball_M > 0

@@ -5,6 +5,7 @@ was rotated (Gidaris et al. 2018): its features still say what is like what.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.classifiers import FEATURES, Judge, rotate, shift
-from models.measures import entropy, margin, nearest, set_measures
 from tasks.device import Device
 from tasks.errors import UserError
 from tasks.params import CalibrateParams
 from tasks.progress import Progress
-from tasks.shards import Shards, read_shard, write_shard, write_text
+from tasks.shards import Shards, read_shard, write_text
 
 ROTATIONS = 4
-GRID = np.linspace(0, 1, 1001)
-MEASURES = ["probability", "margin", "entropy", "train_distance"]
 INFERENCE_BATCH = 500
 
 
@@ -36,16 +34,12 @@ class Measured:
     features_ND: np.ndarray
     probabilities_NK: np.ndarray | None
 
-    def columns(self, labels_N: np.ndarray, train_ND: np.ndarray) -> dict[str, np.ndarray]:
-        """Every measure of a sample by itself, (N,) each, and the row of its nearest train image."""
-        distance_N1, row_N1 = nearest(torch.from_numpy(self.features_ND), torch.from_numpy(train_ND))
-        found = {"train_distance": distance_N1[:, 0], "nearest_train": row_N1[:, 0]}
-        if self.probabilities_NK is not None:
-            probabilities_NK, y_N = torch.from_numpy(self.probabilities_NK), torch.from_numpy(labels_N)
-            found["probability"] = probabilities_NK.gather(1, y_N[:, None])[:, 0]
-            found["margin"] = margin(probabilities_NK, y_N)
-            found["entropy"] = entropy(probabilities_NK)
-        return {name: values.numpy() for name, values in found.items()}
+    @classmethod
+    def join(cls, parts: Sequence["Measured"]) -> "Measured":
+        """What was said of several batches, as one."""
+        probabilities = [part.probabilities_NK for part in parts if part.probabilities_NK is not None]
+        features_ND = np.concatenate([part.features_ND for part in parts])
+        return cls(features_ND, np.concatenate(probabilities) if probabilities else None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class Reference:
 
     @cached_property
     def table(self) -> pa.Table:
-        """id, split, label and features of the real train and calibrate images."""
+        """id, split, label, features and measures of the real train and calibrate images."""
         return read_shard(self.folder / "features.parquet")
 
     def features(self, split: str) -> np.ndarray:
@@ -89,24 +83,15 @@ class Reference:
         judge.load_state_dict(load_file(self.folder / "judge.safetensors"))
         return device.place(judge).eval()
 
-    @cached_property
-    def quantiles(self) -> pa.Table:
-        """A row a class and measure, as `quantiles` made it."""
-        return read_shard(self.folder / "quantiles.parquet")
+    def column(self, split: str, name: str) -> np.ndarray:
+        """(N,) float32: a measure of one split's images, in their order; NaN where it is not known."""
+        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))[name]
+        return chosen.to_numpy().astype(np.float32)
 
-    @cached_property
-    def scale(self) -> dict[str, float | None]:
-        """Every set measure of the real train split against the calibrate split."""
-        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))["judge"]["scale"]
-
-    def quantile(self, measure: str, quantile: float) -> np.ndarray:
-        """(K,) the value below which a `quantile` of each class's held-out real images lie."""
-        values = self.quantiles.filter(pa.compute.equal(self.quantiles["measure"], measure))
-        names = values["class"].to_pylist()
-        curves = np.stack(values["values"].to_numpy())
-        return np.array(
-            [np.interp(quantile, GRID, curves[names.index(name)]) for name in self.facts["classes"] or [None]]
-        )
+    def probabilities(self, split: str) -> np.ndarray | None:
+        """(N, K) float32: what the judge finds of one split's images; None where it knows no classes."""
+        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))["probabilities"]
+        return np.stack(chosen.to_numpy()) if len(chosen) and not chosen.null_count else None
 
 
 def fit_judge(train: Path, params: CalibrateParams, device: Device, folder: Path) -> Path:
@@ -153,37 +138,6 @@ def fit_judge(train: Path, params: CalibrateParams, device: Device, folder: Path
     return folder
 
 
-def measure_real(train: Path, calibrate: Path, device: Device, folder: Path) -> dict[str, Any]:
-    """Keep features of both splits, and per-class quantiles of every measure on the held-out one.
-
-    Writes features.parquet, quantiles.parquet and metrics.json to `folder`; returns the metrics.
-    """
-    reference = Reference(folder)
-    judge = reference.judge(device)
-    tables, said = [], {}
-    for split, path in (("train", train), ("calibrate", calibrate)):
-        shards = Shards.open(path)
-        said[split] = measure(judge, shards.pixels(), device, reference.facts)
-        rows = shards.table(["id", "label"])
-        features = pa.array(list(said[split].features_ND), pa.list_(pa.float32()))
-        tables.append(
-            rows.append_column("split", pa.array([split] * len(rows))).append_column("features", features)
-        )
-    write_shard(folder / "features.parquet", pa.concat_tables(tables))
-    labels_N = Shards.open(calibrate).labels()
-    columns = said["calibrate"].columns(labels_N, said["train"].features_ND)
-    write_shard(folder / "quantiles.parquet", quantiles(columns, labels_N, reference.facts["classes"]))
-    metrics: dict[str, Any] = {
-        "images": {split: len(m.features_ND) for split, m in said.items()},
-        "scale": compare(said["train"].features_ND, said["calibrate"].features_ND),
-    }
-    probabilities_NK = said["calibrate"].probabilities_NK
-    if probabilities_NK is not None:
-        metrics["accuracy"] = round(float((probabilities_NK.argmax(1) == labels_N).mean()), 6)
-    write_text(folder / "metrics.json", json.dumps({"judge": metrics}, indent=1) + "\n")
-    return metrics
-
-
 def measure(judge: Judge, x_NCHW: np.ndarray, device: Device, facts: dict[str, Any]) -> Measured:
     """Ask the judge about images (N, C, H, W) uint8, in padded batches of one size."""
     features, probabilities = [], []
@@ -197,28 +151,3 @@ def measure(judge: Judge, x_NCHW: np.ndarray, device: Device, facts: dict[str, A
             probabilities.append(logits_BK[: len(part)].float().softmax(1).cpu().numpy())
     labelled = facts["task"] == "classes"
     return Measured(np.concatenate(features), np.concatenate(probabilities) if labelled else None)
-
-
-def compare(fake_ND: np.ndarray, real_MD: np.ndarray) -> dict[str, float | None]:
-    """Every set measure of one set of features against another; null where there are too few images."""
-    found = set_measures(torch.from_numpy(fake_ND), torch.from_numpy(real_MD))
-    return {name: None if value is None else round(value, 6) for name, value in found.items()}
-
-
-def quantiles(columns: dict[str, np.ndarray], labels_N: np.ndarray, classes: list[str]) -> pa.Table:
-    """A row a class and measure: the measure's quantiles at GRID. Class null stands for all images."""
-    rows: list[tuple[str | None, str, np.ndarray]] = []
-    for name in MEASURES:
-        if name not in columns:
-            continue
-        rows.append((None, name, np.quantile(columns[name], GRID)))
-        for label, each in enumerate(classes):
-            chosen = columns[name][labels_N == label]
-            rows.append((each, name, np.quantile(chosen if len(chosen) else columns[name], GRID)))
-    return pa.table(
-        {
-            "class": pa.array([r[0] for r in rows], pa.string()),
-            "measure": [r[1] for r in rows],
-            "values": pa.array([r[2].astype(np.float32) for r in rows], pa.list_(pa.float32())),
-        }
-    )

@@ -8,16 +8,23 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT, UNFINISHED
 
 Precision = Literal["auto", "fp32", "bf16"]
-Fraction = Field(ge=0.0, le=1.0)
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -94,6 +101,7 @@ class GenerateParams(Section):
     """How many samples, of which classes, drawn how."""
 
     num_samples: int = Field(5_000, gt=0, lt=2**32)
+    oversample: float = Field(1.0, ge=1.0, le=1_000.0)
     class_counts: Literal["balance"] | dict[str, int] | None = None
     seed: int = Field(0, ge=0, lt=2**31)
     batch: int = Field(250, gt=0)
@@ -111,14 +119,49 @@ class GenerateParams(Section):
         return value
 
 
-class FilterParams(Section):
-    """Quantiles of held-out real images, per class, that bound a kept sample; null switches one off."""
+class Limit(Section):
+    """Where a measure's limit lies: a share of held-out real images, or a value; for some classes another."""
 
-    probability: float | None = Fraction
-    margin: float | None = Fraction
-    copy_distance: float | None = Fraction
-    outlier_distance: float | None = Fraction
-    sibling_distance: float | None = Fraction
+    share: float | None = Field(None, ge=0.0, le=1.0)
+    value: float | None = None
+    classes: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _one(self) -> "Limit":
+        if self.share is not None and self.value is not None:
+            raise ValueError("give share or value, not both")
+        if self.share is None and self.value is None and not self.classes:
+            raise ValueError("give share, value or classes")
+        return self
+
+
+def _as_limit(found: Any) -> Any:
+    """A bare number is a share."""
+    return {"share": found} if isinstance(found, int | float) else found
+
+
+Reason = Annotated[Limit | None, BeforeValidator(_as_limit)]
+
+
+class FilterParams(Section):
+    """For each reason to drop a sample, the share of real images that it may cost; null: off."""
+
+    copied: Reason = Limit(share=0.002)
+    memorised: Reason = None
+    duplicate: Reason = Limit(share=0.002)
+    unlike_label: Reason = Limit(share=0.02)
+    ambiguous: Reason = None
+    uncertain: Reason = None
+    outlier: Reason = Limit(share=0.002)
+    unrealistic: Reason = None
+    sparse: Reason = None
+    blurred: Reason = Limit(share=0.002)
+    noisy: Reason = Limit(share=0.002)
+    flat: Reason = Limit(share=0.002)
+    dark: Reason = None
+    bright: Reason = None
+    blank: Reason = None
+    saturated: Reason = None
     precision: Precision = "auto"
 
 
@@ -247,9 +290,15 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys that a block of params.yaml knows, following `path` from `model`."""
     for part in path:
         field = model.model_fields.get(part)
-        inner = field.annotation if field else None
+        inner = _plain(field.annotation) if field else None
         model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Bound
     return sorted(model.model_fields)
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its `| None`."""
+    kinds = [k for k in get_args(kind) if k is not type(None)]
+    return kinds[0] if len(kinds) == 1 else kind
 
 
 def _short(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,9 +26,13 @@ KNOBS = ("steps", "guidance", "sampler")
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples there will be: `labels` in the order drawn (-1: unlabelled), cut into shards."""
+    """Which samples there will be: `labels` in the order drawn (-1: unlabelled), cut into shards.
+
+    `wanted`: by class how many are to be left after the filter; oversampling draws more.
+    """
 
     labels: np.ndarray
+    wanted: Mapping[str, int]
     params: GenerateParams
     facts: Mapping[str, Any]
 
@@ -44,6 +49,7 @@ class Plan:
             "synthetic": True,
             "classes": classes,
             "class_counts": dict(zip(classes, counts, strict=True)),
+            "wanted": dict(self.wanted),
             "channels": self.facts["channels"],
             "size": self.facts["size"],
             "family": self.facts["family"],
@@ -67,7 +73,9 @@ def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
             "set it to null."
         )
     counts = class_counts(params, facts["classes"], Shards.open(real))
-    return Plan(spread(counts) if facts["classes"] else np.full(counts[0], -1), params, facts)
+    wanted = dict(zip(facts["classes"] or ["all images"], counts, strict=True))
+    drawn = [math.ceil(round(count * params.oversample, 6)) for count in counts]
+    return Plan(spread(drawn) if facts["classes"] else np.full(drawn[0], -1), wanted, params, facts)
 
 
 def class_counts(params: GenerateParams, classes: Sequence[str], real: Shards) -> list[int]:

@@ -90,9 +90,14 @@ class Shards:
         """(N,) int64; -1 where there is no label."""
         return self.table(["label"])["label"].fill_null(-1).to_numpy().astype(np.int64)
 
+    def decoded(self) -> Iterator[np.ndarray]:
+        """The pixels of one shard after the other, (n, channels, height, width) uint8."""
+        for table in self.tables(["image"]):
+            yield pixels(table["image"])
+
     def pixels(self) -> np.ndarray:
         """(N, channels, height, width) uint8, decoded once."""
-        decoded = [pixels(table["image"]) for table in self.tables(["image"])]
+        decoded = list(self.decoded())
         return np.concatenate(decoded) if decoded else np.zeros((0, *self.shape), np.uint8)
 
 

@@ -135,7 +135,7 @@ class Examiner:
                 variety.append(_mean_distance(fake_ND) / apart)
             if len(real_ND) > NEIGHBOURS:
                 pair = torch.from_numpy(fake_ND), torch.from_numpy(real_ND)
-                covered.append(density_coverage(*pair, k=NEIGHBOURS)[1])
+                covered.append(float(density_coverage(*pair, k=NEIGHBOURS)[1].double().mean()))
         found = {"classes_shown": shown, "variety": [min(variety)] if variety else [], "score": covered}
         return {name: round(float(np.mean(values)), 6) if values else None for name, values in found.items()}
 

@@ -19,7 +19,7 @@ TINY = {
     "calibrate": {"images": 12_000},
     "train": {"images": 6_000, "checkpoint_every": 2_000, "grid_every": 4_000},
     "generate": {"num_samples": 120, "batch": 60, "shard_size": 50, "steps": 4},
-    "filter": {"probability": 0.0, "outlier_distance": None},
+    "filter": {"unlike_label": 0.0, "outlier": None, "blurred": None, "noisy": None, "flat": None},
     "evaluate": {"images": 2_000, "seeds": 2},
     "machine": {"threads": 1, "workers": 1},
 }

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,29 +17,6 @@ def test_margin_and_entropy_against_closed_forms():
     label = torch.tensor([0, 1, 0, 2])
     assert M.margin(probs, label).tolist() == pytest.approx([0.5, -0.5, 1.0, 0.0], abs=1e-6)
     assert M.entropy(probs)[2:].tolist() == pytest.approx([0.0, math.log(3)], abs=1e-6)
-
-
-def test_nearest_is_exact_sorted_and_blind_to_the_batch(rng):
-    base, queries = torch.randn(200, 16, generator=rng) + 100, torch.randn(50, 16, generator=rng) + 100
-    base[7] = queries[3]
-    distance, index = M.nearest(queries, base, 4)
-    truth, order = torch.cdist(queries.double(), base.double()).sort(dim=1)
-    assert torch.equal(index, order[:, :4])
-    torch.testing.assert_close(distance, truth[:, :4].float())
-    assert (index[3, 0], distance[3, 0]) == (7, 0.0)
-    alone = M.nearest(queries[3:5], base, 4)
-    assert torch.equal(alone[0], distance[3:5])
-    with pytest.raises(ValueError, match="201 nearest of 200"):
-        M.nearest(queries, base, 201)
-
-
-def test_nearest_other_leaves_out_the_row_itself_but_not_its_copies():
-    rows = torch.tensor([[0.0], [0.0], [0.0], [3.0], [7.0]])
-    distance, index = M.nearest_other(rows, 1)
-    assert distance[:, 0].tolist() == [0, 0, 0, 3, 4]
-    assert (index[:, 0] != torch.arange(5)).all()
-    with pytest.raises(ValueError, match="5 nearest others of 5"):
-        M.nearest_other(rows, 5)
 
 
 def test_frechet_distance_of_gaussians_with_known_moments(rng):
@@ -59,37 +37,80 @@ def test_kernel_distance_is_the_unbiased_estimate_written_out(rng):
 
     own = [(k(t, t).sum() - k(t, t).trace()) / (30 * 29) for t in (real, fake)]
     expected = float(own[0] + own[1] - 2 * k(real, fake).mean())
-    assert M.kernel_distance(fake, real) == pytest.approx(expected, rel=1e-4)
+    assert M.kernel_distance(fake, real)[0] == pytest.approx(expected, rel=1e-4)
     alike = torch.randn(2000, 4, generator=rng), torch.randn(2000, 4, generator=rng)
-    assert abs(M.kernel_distance(*alike)) < 0.02 < M.kernel_distance(alike[0] + 1, alike[1])
+    assert abs(M.kernel_distance(*alike)[0]) < 0.02 < M.kernel_distance(alike[0] + 1, alike[1])[0]
 
 
 def test_precision_falls_with_strays_and_recall_with_missing_modes(rng):
     real = torch.cat([torch.randn(100, 3, generator=rng), torch.randn(100, 3, generator=rng) + 50])
     half = torch.randn(200, 3, generator=rng) * 0.5
-    precision, recall = M.precision_recall(half, real, k=5)
-    assert precision > 0.95
-    assert recall <= 0.5
+    precise, recalled = M.precision_recall(half, real, k=5)
+    assert precise.double().mean() > 0.95
+    assert recalled.double().mean() <= 0.5
+    assert not recalled[100:].any()
     strays = torch.cat([real, torch.randn(200, 3, generator=rng) - 300])
-    assert M.precision_recall(strays, real) == (0.5, 1.0)
+    precise, recalled = M.precision_recall(strays, real)
+    assert precise[:200].all()
+    assert not precise[200:].any()
+    assert recalled.all()
+    with pytest.raises(ValueError, match="more than 3 rows"):
+        M.precision_recall(half[:3], real)
 
 
 def test_density_and_coverage_by_hand():
     real = torch.tensor([[0.0], [1.0], [10.0], [12.0]])  # radii to the nearest other: 1, 1, 2, 2
     fake = torch.tensor([[0.5], [11.0], [30.0], [0.0]])
     # Balls around: 0.5 lies in two, 11 in two, 30 in none, 0 in two (at the very edge of the second's).
-    density, coverage = M.density_coverage(fake, real, k=1)
-    assert density == pytest.approx(6 / 4)
-    assert coverage == 1.0
-    assert M.density_coverage(fake[2:3], real, k=1) == (0.0, 0.0)
+    density, covered = M.density_coverage(fake, real, k=1)
+    assert density.tolist() == [2, 2, 0, 2]
+    assert covered.all()
     # To the second nearest other: 10, 9, 9, 11, of which 0.5 and 11 lie in two each.
-    assert M.density_coverage(fake[:3], real, k=2) == (pytest.approx(4 / (2 * 3)), 1.0)
+    density, covered = M.density_coverage(fake[:3], real, k=2)
+    assert density.tolist() == [1, 1, 0]
+    assert covered.all()
+    assert not M.density_coverage(fake[2:3], real, k=1)[1].any()
 
 
-def test_all_set_measures_together_and_none_where_rows_are_too_few(rng):
-    real, fake = torch.randn(100, 8, generator=rng), torch.randn(80, 8, generator=rng)
-    found = M.set_measures(fake, real)
-    assert found == M.set_measures(fake.clone(), real.clone())
-    assert (found["precision"], found["recall"]) == M.precision_recall(fake, real)
-    assert all(math.isfinite(v) for v in found.values())
-    assert set(M.set_measures(fake[:5], real).values()) == {None}
+def test_inception_score_from_one_to_the_number_of_classes():
+    sure, unsure = torch.eye(4), torch.full((4, 4), 0.25)
+    assert M.inception_score(sure) == pytest.approx(4)
+    assert M.inception_score(unsure) == pytest.approx(1)
+    assert M.inception_score(sure[:1].expand(8, -1)) == pytest.approx(1)
+
+
+def test_balance_is_one_for_even_classes_and_zero_for_a_single_one():
+    assert M.balance(torch.arange(12) % 3, 3) == pytest.approx(1)
+    assert M.balance(torch.zeros(5, dtype=torch.int64), 3) == pytest.approx(0)
+    assert M.balance(torch.tensor([0, 0, 0, 1]), 2) == pytest.approx(0.8112781)
+
+
+def test_moments_are_numpys(rng):
+    rows = torch.randn(5000, 4, generator=rng)
+    mean, covariance = M.moments(rows)
+    assert mean == pytest.approx(rows.double().numpy().mean(0))
+    assert covariance == pytest.approx(np.cov(rows.double().numpy(), rowvar=False))
+
+
+def test_the_numbers_are_those_of_torch_fidelity_on_the_same_features(rng):
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    real, fake = torch.randn(900, 16, generator=rng), torch.randn(700, 16, generator=rng) * 1.2 + 0.3
+    fid = fid_statistics_to_metric(*map(fid_features_to_statistics, (fake, real)), verbose=False)
+    assert M.frechet_distance(fake, real) == pytest.approx(fid["frechet_inception_distance"], rel=1e-3)
+    options = {"kid_subset_size": 600, "kid_subsets": 50, "rng_seed": 0, "verbose": False}
+    kid = kid_features_to_metric(fake.double(), real.double(), **options)
+    mean, std = M.kernel_distance(fake, real, 600)
+    assert mean == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-3)
+    assert std == pytest.approx(kid["kernel_inception_distance_std"], rel=1e-3)
+    options = {"prc_neighborhood": 3, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
+    prc = prc_features_to_metric(fake.double(), real.double(), **options)
+    precise, recalled = M.precision_recall(fake, real)
+    assert float(precise.double().mean()) == pytest.approx(prc["precision"], rel=1e-3)
+    assert float(recalled.double().mean()) == pytest.approx(prc["recall"], rel=1e-3)
+    logits = torch.randn(600, 10, generator=rng) * 2
+    isc = isc_features_to_metric(logits, splits=1)
+    assert M.inception_score(logits.softmax(1)) == pytest.approx(isc["inception_score_mean"], rel=1e-3)

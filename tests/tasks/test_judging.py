@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from tasks import judging
+from tasks import judging, originals
 from tasks.device import prepare
 from tasks.errors import UserError
 from tasks.params import CalibrateParams, Machine
-from tasks.shards import Shards, file_digest, read_shard, seal
+from tasks.shards import Shards, file_digest, seal
 from tests import making
 
 DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
@@ -24,7 +24,7 @@ def calibrate(root, classes=making.CLASSES, name="reference"):
     folder = root / name
     folder.mkdir()
     judging.fit_judge(train, PARAMS, DEVICE, folder)
-    metrics = judging.measure_real(train, held_out, DEVICE, folder)
+    metrics = originals.measure_real(train, held_out, DEVICE, folder)
     return seal(folder), metrics
 
 
@@ -50,23 +50,6 @@ def test_reference_keeps_features_of_both_splits(calibrated):
     assert list(real.ids("calibrate")) == Shards.open(root / "calibrate").table(["id"])["id"].to_pylist()
 
 
-def test_quantiles_are_those_of_the_held_out_class(calibrated):
-    root, folder, _ = calibrated
-    real = judging.Reference(folder)
-    shards = Shards.open(root / "calibrate")
-    said = judging.measure(real.judge(DEVICE), shards.pixels(), DEVICE, real.facts)
-    columns = said.columns(shards.labels(), real.features("train"))
-    for label in range(3):
-        own = columns["probability"][shards.labels() == label]
-        assert real.quantile("probability", 0.25)[label] == pytest.approx(np.quantile(own, 0.25), abs=1e-5)
-
-
-def test_quantile_table_covers_every_class_and_measure(calibrated):
-    table = read_shard(calibrated[1] / "quantiles.parquet").to_pandas()
-    assert len(table) == (len(making.CLASSES) + 1) * len(judging.MEASURES)
-    assert all(np.all(np.diff(v) >= 0) for v in table["values"])
-
-
 def test_same_params_same_bytes(calibrated):
     root, folder, _ = calibrated
     again, _ = calibrate(root, name="again")
@@ -78,7 +61,9 @@ def test_unlabelled_images_are_judged_by_what_rotations_teach(tmp_path):
     real = judging.Reference(folder)
     assert real.facts["task"] == "rotations"
     assert "accuracy" not in metrics
-    assert real.quantile("train_distance", 0.5).shape == (1,)
+    assert real.probabilities("calibrate") is None
+    assert np.isnan(real.column("calibrate", "probability")).all()
+    assert np.isfinite(real.column("calibrate", "train_distance")).all()
 
 
 def test_a_missing_reference_is_named(tmp_path):

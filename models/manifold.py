@@ -1,0 +1,64 @@
+"""Where real images lie in feature space, as balls round each of them, and what that says of others.
+
+A row's ball reaches to its k-th nearest other row of its own set. All is computed on the CPU in double
+precision, in blocks, so that memory grows with the rows and not with their pairs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from models.neighbours import nearest_other
+
+BLOCK = 2048  # rows a side of the distances held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Manifold:
+    """The rows (M, D) of a set and the radius (M,) of each one's ball."""
+
+    rows_MD: Tensor
+    radius_M: Tensor
+
+    @classmethod
+    def of(cls, rows_MD: Tensor, k: int) -> "Manifold":
+        """Balls to the `k`-th nearest other row. Raises ValueError if there are `k` rows or fewer."""
+        return cls(rows_MD, nearest_other(rows_MD, k)[0][:, -1].double())
+
+    @cached_property
+    def trusted_M(self) -> Tensor:
+        """(M,) bool: the half of the balls that are no larger than the median, which realism looks at."""
+        return self.radius_M <= self.radius_M.median()
+
+    def holds(self, queries_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """How many balls hold each query (N,), int64, and how many queries each ball holds (M,)."""
+        by_query_N = torch.zeros(len(queries_ND), dtype=torch.int64)
+        by_ball_M = torch.zeros(len(self.rows_MD), dtype=torch.int64)
+        for n, m, apart in self._blocks(queries_ND):
+            inside = apart <= self.radius_M[m]
+            by_query_N[n] += inside.sum(1)
+            by_ball_M[m] += inside.sum(0)
+        return by_query_N, by_ball_M
+
+    def realism(self, queries_ND: Tensor) -> Tensor:
+        """(N,) float32: the largest radius over distance, of the trusted balls; 1 is at a ball's edge.
+
+        Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 3.
+        """
+        found_N = torch.zeros(len(queries_ND), dtype=torch.float64)
+        radius_M = torch.where(self.trusted_M, self.radius_M, 0.0)
+        for n, m, apart in self._blocks(queries_ND):
+            found_N[n] = torch.maximum(found_N[n], (radius_M[m] / apart.clamp(min=1e-9)).amax(1))
+        return found_N.float()
+
+    def _blocks(self, queries_ND: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Distances of a block of queries to a block of rows, and which these are."""
+        queries_ND, rows_MD = queries_ND.detach().cpu(), self.rows_MD.detach().cpu()
+        for start in range(0, len(queries_ND), BLOCK):
+            n = slice(start, start + BLOCK)
+            for first in range(0, len(rows_MD), BLOCK):
+                m = slice(first, first + BLOCK)
+                yield n, m, torch.cdist(queries_ND[n].double(), rows_MD[m].double())

@@ -1,0 +1,79 @@
+"""Samples that repeat each other: features and signatures propose pairs, pixels decide, one stays."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.likeness import residual, rough_residual
+from models.neighbours import nearest_other
+
+PROPOSED = 4  # other samples that one is compared with, by either way of proposing them
+CLOSER = 2  # of those, the likest at first look, and the nearest signature
+CHUNK = 1024
+APART = 2.0  # a residual that nothing alike has
+
+
+def pairs(features_ND: Tensor, signatures_NF: Tensor, looks_ND: Tensor) -> tuple[np.ndarray, Tensor, Tensor]:
+    """Pairs (P, 2) of rows worth comparing, first below second; and each row's nearest other by feature.
+
+    That one is told as distance (N,) and row (N,). A lone sample has no pair, and inf.
+    """
+    count = min(PROPOSED, len(features_ND) - 1)
+    if count < 1:
+        none = torch.full((len(features_ND),), torch.inf)
+        return np.zeros((0, 2), np.int64), none, torch.zeros(len(none), dtype=torch.int64)
+    distance_Nk, near_Nk = nearest_other(features_ND, count)
+    by_signature_Nk = nearest_other(signatures_NF, count)[1]
+    proposed_Nk = torch.cat([near_Nk, by_signature_Nk], 1)
+    parts = range(0, len(proposed_Nk), CHUNK)
+    apart_Nk = torch.cat(
+        [rough_residual(looks_ND[n : n + CHUNK], looks_ND[proposed_Nk[n : n + CHUNK]]) for n in parts]
+    )
+    likest_Nk = proposed_Nk.gather(1, apart_Nk.topk(min(CLOSER, 2 * count), largest=False).indices)
+    partner_Nk = torch.cat([likest_Nk, by_signature_Nk[:, :1]], 1).numpy()
+    both = np.stack([np.repeat(np.arange(len(partner_Nk)), partner_Nk.shape[1]), partner_Nk.ravel()], 1)
+    return np.unique(np.sort(both, axis=1), axis=0), distance_Nk[:, 0], near_Nk[:, 0]
+
+
+def residuals(pairs_P2: np.ndarray, thumbs: Callable[[np.ndarray], Tensor]) -> np.ndarray:
+    """(P,) float32: how much of one of a pair the other does not explain."""
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, len(pairs_P2), CHUNK):
+        part = pairs_P2[start : start + CHUNK]
+        found.append(residual(thumbs(part[:, 0]), thumbs(part[:, 1])).numpy())
+    return np.concatenate(found)
+
+
+def representatives(
+    pairs_P2: np.ndarray, apart_P: np.ndarray, digests: Sequence[bytes], limit_N: np.ndarray | None,
+    sound_N: np.ndarray, thumbs: Callable[[np.ndarray], Tensor],
+) -> np.ndarray:  # fmt: skip
+    """(N,) row of the sample that each one repeats; -1 where it repeats none, or stands for its crowd.
+
+    The first sound sample of a crowd stands for it. Who is like a member must be like that one too, or it
+    starts a crowd of its own: so a chain of small changes does not make one crowd of unlike ends.
+    `limit_N` bounds the residual of each sample; None: only the same pixels count.
+    """
+    stands_N = np.full(len(sound_N), -1)
+    first: dict[bytes, int] = {}
+    alike: dict[int, list[int]] = {}
+    if limit_N is not None:
+        near = apart_P < limit_N[pairs_P2[:, 0]]
+        for a, b in pairs_P2[near].tolist():
+            alike.setdefault(a, []).append(b)
+            alike.setdefault(b, []).append(a)
+    order = np.argsort(~sound_N, kind="stable")
+    for n in order.tolist():
+        same = first.setdefault(digests[n], n)
+        leaders = [same] if same != n else []
+        for m in alike.get(n, ()):
+            leader = m if stands_N[m] == m else stands_N[m]
+            if leader < 0 or leader == n or limit_N is None:
+                continue
+            both = np.array([n]), np.array([leader])
+            if leader == m or float(residual(thumbs(both[0]), thumbs(both[1]))[0]) < limit_N[n]:
+                leaders.append(int(leader))
+        stands_N[n] = min(leaders, default=n)
+    return np.where(stands_N == np.arange(len(stands_N)), -1, stands_N)

@@ -1,0 +1,94 @@
+"""The metrics of a scored set: how many were kept and why not, and how it compares with real images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.comparing import Crowd, compare, crowd
+from tasks.judging import Reference
+from tasks.scoring.measured import column
+from tasks.shards import Shards
+
+
+def summary(
+    samples: Shards, real: Reference, paths: list[Path], reasons: list[str], against_NR: np.ndarray,
+    leader_N: np.ndarray | None, limits: dict[str, np.ndarray],
+) -> dict[str, Any]:  # fmt: skip
+    """What metrics.json says. `against_NR` (N, R): which of the reasons speak against each sample."""
+    labels_N, classes = samples.labels(), samples.classes
+    kept_N: np.ndarray = ~np.any(against_NR, axis=1)
+    first_N = np.where(kept_N, -1, against_NR.argmax(1))
+    memorised = [r for r, name in enumerate(reasons) if name in ("identical", "copied")]
+    whole = Crowd(
+        torch.from_numpy(column(paths, "features")),
+        torch.from_numpy(labels_N),
+        None if (p := column(paths, "probabilities")) is None else torch.from_numpy(p),
+        None if leader_N is None else torch.from_numpy(leader_N >= 0),
+        torch.from_numpy(against_NR[:, memorised].any(1)),
+    )
+    held_out = crowd(real, "calibrate")
+    before = compare(whole, held_out, classes)
+    after = compare(whole.take(torch.from_numpy(kept_N)), held_out, classes)
+    scale = real_scale(real, limits)
+    return {
+        "samples": len(kept_N),
+        "kept": int(kept_N.sum()),
+        "kept_ratio": round(float(kept_N.mean()), 6),
+        "rejected": {name: int((first_N == r).sum()) for r, name in enumerate(reasons)},
+        "shortage": shortage(samples, kept_N),
+        "before": before["measures"],
+        "after": after["measures"],
+        "scale": scale["measures"],
+        "interval": {"before": before["interval"], "after": after["interval"], "scale": scale["interval"]},
+        "set_notes": list(dict.fromkeys([*before["notes"], *after["notes"]])),
+        "per_class": {
+            name: {
+                "samples": int((labels_N == k).sum()),
+                "kept": int(kept_N[labels_N == k].sum()),
+                "before": before["per_class"][name]["measures"],
+                "after": after["per_class"][name]["measures"],
+                "scale": scale["per_class"][name]["measures"],
+                "interval": {
+                    "before": before["per_class"][name]["interval"],
+                    "after": after["per_class"][name]["interval"],
+                },
+            }
+            for k, name in enumerate(classes)
+        },
+    }
+
+
+def real_scale(real: Reference, limits: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The same measures of the real train split; what repeats or copies is told of held-out images."""
+    found = compare(crowd(real, "train"), crowd(real, "calibrate"), real.facts["classes"])
+    labels_M = np.maximum(real.labels("calibrate"), 0)
+    told = {
+        "memorised_rate": ("copied", "copy_residual"),
+        "duplicate_rate": ("duplicate", "sibling_residual"),
+    }
+    for name, (reason, measure) in told.items():
+        share = None
+        if reason in limits and len(labels_M):
+            share = round(float((real.column("calibrate", measure) < limits[reason][labels_M]).mean()), 6)
+        found["measures"][name] = share
+    return found
+
+
+def shortage(samples: Shards, kept_N: np.ndarray) -> dict[str, dict[str, float]]:
+    """Each class of which fewer were kept than generate.num_samples asked for: how many lack, and the mend.
+
+    The mend is the `generate.oversample` that would fill it if the same share were kept; 0 where none was.
+    """
+    labels_N, wanted = samples.labels(), samples.index.get("wanted") or {}
+    found = {}
+    for name, count in wanted.items():
+        of_class = (
+            labels_N == samples.classes.index(name) if samples.classes else np.ones(len(labels_N), bool)
+        )
+        drawn, kept = int(of_class.sum()), int(kept_N[of_class].sum())
+        if kept < count:
+            factor = np.ceil(100 * count / kept * drawn / count) / 100 if kept else 0.0
+            found[name] = {"lacks": count - kept, "oversample": round(float(factor), 2)}
+    return found
