@@ -31,6 +31,26 @@ def test_judge_and_probe_differ_in_architecture():
     assert "AvgPool2d" in judge - probe
 
 
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (3, 64), (3, 256)])
+def test_judge_and_probe_share_no_run_of_layers(channels, size):
+    """A convolution and its norm may be alike by chance; three layers in a row would be an architecture."""
+
+    def runs(net):
+        layers = [
+            (type(m).__name__, *(tuple(p.shape) for p in m.parameters()))
+            for m in net.modules()
+            if not list(m.children())
+        ]
+        return {tuple(layers[n : n + 3]) for n in range(len(layers) - 2)}
+
+    judge, probe = Judge(channels, size, 10), Probe(channels, size, 10)
+    assert runs(judge).isdisjoint(runs(probe))
+    assert runs(judge) == runs(Judge(channels, size, 10))
+    assert judge.head.weight.shape != probe.layers[-1].weight.shape
+    with pytest.raises(RuntimeError, match="Missing key"):
+        probe.load_state_dict(judge.state_dict())
+
+
 @pytest.mark.parametrize("make", [Judge, Probe])
 def test_both_learn_a_few_images_by_heart(make):
     torch.manual_seed(0)
