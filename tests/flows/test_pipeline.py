@@ -138,6 +138,21 @@ def test_a_later_typo_is_found_before_any_work(by_flow):
     assert len(said.strip().splitlines()) <= 6
 
 
+def test_only_evaluate_reads_the_test_split(by_dvc):
+    """With it taken away, every later stage but evaluate runs, and gives the same bytes again."""
+    test, aside = by_dvc.root / "data/real/test", by_dvc.root.parent / "taken away"
+    test.rename(aside)
+    try:
+        for stage in [s for s in STAGES if s not in ("ingest", "preprocess", "evaluate")]:
+            index = by_dvc.root / STAGES[stage]["outs"][0] / "index.json"
+            before = index.read_bytes()
+            by_dvc.run(sys.executable, "-m", f"flows.{stage}")
+            assert index.read_bytes() == before, stage
+        assert "data/real/test" in by_dvc.run(sys.executable, "-m", "flows.evaluate", code=1).stderr
+    finally:
+        aside.rename(test)
+
+
 def test_nothing_phones_home(by_dvc, by_flow):
     for project in (by_dvc, by_flow):
         assert not project.calls.exists(), project.calls.read_text()
