@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from tasks.arms import checked
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT, UNFINISHED
 
@@ -165,19 +166,22 @@ class FilterParams(Section):
     precision: Precision = "auto"
 
 
-Arm = Literal["real", "synthetic", "unfiltered", "random_drop", "real_synthetic"]
+Augmentation = Literal["shift", "rotate", "scale", "erase", "flip", "colour"]
 
 
 class EvaluateParams(Section):
     """The probe's training, the same for every arm, and which arms there are."""
 
-    arms: list[Arm] = Field(min_length=1)
+    arms: list[str] = Field(min_length=1)
+    augment: list[Augmentation] = Field(["shift", "rotate", "scale"], min_length=1)
     seeds: int = Field(3, ge=1)
     images: int = Field(60_000, gt=0)
     batch: int = Field(128, gt=1)
     learning_rate: float = Field(4e-3, gt=0)
     precision: Precision = "auto"
     seed: int = Field(2, ge=0, lt=2**31)
+
+    _arms = field_validator("arms")(checked)
 
 
 class ExportParams(Section):

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from flows.evaluate import evaluate
+from tasks.arms import KINDS
 from tasks.errors import UserError
 from tasks.params import EvaluateParams, Machine
 from tests import making
@@ -35,6 +36,20 @@ def test_evaluate_writes_the_same_report_twice(prefect, tmp_path):
     assert metrics["accuracy"]["synthetic"]["mean"] > 0.5
     assert files(run(data, data / "report")) == once
     assert not any((data / ".unfinished/evaluate").iterdir())
+
+
+def test_evaluate_runs_every_kind_of_arm(prefect, tmp_path):
+    data = making.stages(tmp_path / "data")
+    arms = [*KINDS, "synthetic@0.5", "synthetic_soft@0.5", "real_synthetic@0.5", "real_synthetic@3"]
+    out = run(data, data / "report", PARAMS.model_copy(update={"arms": arms, "images": 200}))
+    metrics = json.loads((out / "metrics.json").read_text())
+    found = metrics["accuracy"]
+    assert list(found) == arms
+    assert {arm for arm in arms if found[arm]["mean"] is None} == {"real_synthetic@3"}
+    assert all(found[arm]["low"] <= found[arm]["mean"] <= found[arm]["high"] for arm in arms[:-1])
+    assert (found["synthetic@0.5"]["images"], found["real_synthetic@0.5"]["images"]) == (30, 90)
+    assert "132 are lacking" in metrics["notes"][0]
+    assert "real + synthetic, 0.5 ×" in (out / "report.html").read_text()
 
 
 def test_evaluate_measures_unlabelled_sets_too(prefect, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from tasks import reporting
 from tasks.errors import UserError
 from tasks.params import EvaluateParams
-from tasks.probing import Outcome, Trial, gather, spread, trials
+from tasks.probing import Outcome, Trial, gather, trials
 from tasks.reporting import charts, pictures, words
 from tests import making
 
@@ -123,7 +123,8 @@ def test_page_needs_nothing_but_itself(folder, page):
 def test_page_tells_the_headline_numbers_measures_and_lineage(page):
     assert words.ARMS.keys() >= set(PARAMS.arms)
     for told in (
-        "Adding the synthetic images to the real ones helps: +33.33 ± 11.79 points over 2 seeds",
+        "Adding the synthetic images to the real ones helps: +33.33 points [",
+        "] over 2 seeds, from 62.50 % to 95.83 %", "2 seeds are an indication, a claim takes 5",
         "62.50 %",  # real, mean
         "75.00 %",  # synthetic
         "copy · 6", "unsure · 6", "coverage", "after 2,000 images", "recipe of synthetic", "seeds: 2",
@@ -179,26 +180,6 @@ def test_class_names_cannot_break_the_page(data, tmp_path):
     text = (report(data, tmp_path / "report", splits=named) / "report.html").read_text()
     assert "<script" not in text
     assert Page(text).open == []
-
-
-@pytest.mark.parametrize(
-    ("per_seed", "said"),
-    [
-        ([0.01, 0.02, 0.015], "helps"),
-        ([-0.01, -0.02, -0.015], "hurts"),
-        ([0.01, -0.002, 0.001], "makes no clear difference"),
-        ([0.0, 0.0, 0.0], "makes no clear difference"),
-        ([0.01], "makes no clear difference"),
-    ],
-)
-def test_headline_claims_no_more_than_the_seeds_show(per_seed, said):
-    alone = {"mean": 0.9, "std": None}
-    metrics = {
-        "accuracy": {"real": alone, "real_synthetic": alone},
-        "difference": {"real_synthetic_minus_real": spread(per_seed)},
-        "notes": [],
-    }
-    assert said in words.headline(metrics)[0]
 
 
 def test_axis_holds_its_values_between_round_ticks():
