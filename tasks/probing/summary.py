@@ -1,4 +1,4 @@
-"""From trials to numbers: each arm's accuracy, paired differences, and how sure they are."""
+"""From trials to numbers: each arm's accuracy, paired differences, how sure they are, and a ratio to use."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from tasks import arms
 from tasks.params import EvaluateParams
 from tasks.probing.intervals import interval, replicates
 from tasks.probing.picking import derive, unmet
+from tasks.probing.ratio import recommendation
 from tasks.probing.trials import Outcome, Splits, why_not
 
 SET_MEASURES = ("samples", "kept", "kept_ratio", "before", "after", "scale")
@@ -37,6 +38,7 @@ def summarise(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome
     return {
         "accuracy": accuracy,
         "difference": difference,
+        "recommendation": recommendation(params.arms, splits, outcomes),
         **measures,
         "notes": notes,
     }

@@ -48,6 +48,7 @@ def test_evaluate_runs_every_kind_of_arm(prefect, tmp_path):
     assert {arm for arm in arms if found[arm]["mean"] is None} == {"real_synthetic@3"}
     assert all(found[arm]["low"] <= found[arm]["mean"] <= found[arm]["high"] for arm in arms[:-1])
     assert (found["synthetic@0.5"]["images"], found["real_synthetic@0.5"]["images"]) == (30, 90)
+    assert metrics["recommendation"]["ratio"] in (0, 0.5, 0.8)
     assert "132 are lacking" in metrics["notes"][0]
     assert "real + synthetic, 0.5 ×" in (out / "report.html").read_text()
 
