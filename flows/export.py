@@ -30,7 +30,7 @@ def export(
     bounds = {metric: bound.model_dump() for metric, bound in gates.items()}
     made_by = recipe("export", {"export": params, "gates": bounds}, [synthetic, scores, report, checkpoint])
     with unfinished(out, made_by) as work:
-        counts = craft(exporting.write_samples)(source, params, work.path)
+        counts = craft(exporting.write_samples)(source, params, work.path, exporting.recommended(report))
         preview = craft(card.write_card)(work.path, params, counts, verdicts, source, report, checkpoint)
         show_image("export-preview", preview)
         return work.seal(synthetic=True, name=params.name, **counts)

@@ -6,7 +6,7 @@ read it as it is. Samples are streamed, so memory holds one synthetic and one ex
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tasks.shards import IMAGE, Shards, read_shard, spans, write_shard
 
 DRAWN = ["id", "label", "sha256", "family", "seed", "source_ids", "family_score"]
 SYNTHETIC_MARK = {b"synthetic": b"true"}
+FACTS = b"mintage"
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,23 @@ class Source:
         return read_shard(self.scores / path.name, columns)
 
 
-def write_samples(source: Source, params: ExportParams, folder: Path) -> dict[str, int]:
-    """Write `images/` and `manifest.parquet` into `folder`.
+def recommended(report: Path) -> float | None:
+    """How many synthetic images evaluate recommends for each real one; None if it could not tell.
+
+    Raises UserError if the report can't be read.
+    """
+    path = report / "metrics.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("recommendation") or {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}). Run `dvc repro`, which makes it.") from None
+    return found.get("ratio")
+
+
+def write_samples(
+    source: Source, params: ExportParams, folder: Path, ratio: float | None = None
+) -> dict[str, int]:
+    """Write `images/` and `manifest.parquet` into `folder`; their metadata tell the recommended `ratio`.
 
     Returns how many were drawn and kept, and how many files hold the kept ones.
     Raises UserError if samples and scores disagree, or if a kept image's bytes have changed.
@@ -76,16 +92,19 @@ def write_samples(source: Source, params: ExportParams, folder: Path) -> dict[st
     kept = source.kept()
     count = len(spans(kept, params.shard_size))
     files = [image_name(n, count) for n in range(count)]
+    marks = {**SYNTHETIC_MARK, FACTS: json.dumps({"recommended_synthetic_per_real": ratio}).encode()}
     (folder / "images").mkdir()
     waiting: list[pa.Table] = []
     placed = written = 0
     manifest: pq.ParquetWriter | None = None
     for name, samples, scores in source.pairs():
         rows = manifest_rows(source, name, samples, scores, placed, files, params.shard_size)
+        rows = described(rows, source.drawn.classes, marks)
         if manifest is None:
             manifest = pq.ParquetWriter(folder / "manifest.parquet", rows.schema, compression="zstd")
         manifest.write_table(rows, row_group_size=10_000)
-        waiting.append(image_rows(source.drawn.classes, samples.filter(scores["kept"])))
+        images = image_rows(samples.filter(scores["kept"]))
+        waiting.append(described(images, source.drawn.classes, marks))
         placed += waiting[-1].num_rows
         while placed - written >= params.shard_size or (placed == kept and written < kept):
             ready = pa.concat_tables(waiting)
@@ -102,9 +121,9 @@ def image_name(number: int, of: int) -> str:
     return f"images/train-{number:05d}-of-{of:05d}.parquet"
 
 
-def image_rows(classes: list[str], kept: pa.Table) -> pa.Table:
+def image_rows(kept: pa.Table) -> pa.Table:
     """The kept samples as (id, image, label, sha256): what a classifier trains on, and its key."""
-    table = pa.table(
+    return pa.table(
         {
             "id": kept["id"],
             "image": kept["image"].cast(IMAGE),
@@ -112,7 +131,6 @@ def image_rows(classes: list[str], kept: pa.Table) -> pa.Table:
             "sha256": kept["sha256"],
         }
     )
-    return _described(table, classes)
 
 
 def manifest_rows(
@@ -144,7 +162,7 @@ def manifest_rows(
     columns |= {name: samples[name] for name in DRAWN if name not in columns}
     columns["label"] = columns["label"].cast(pa.int64())
     columns |= {name: scores[name] for name in scores.column_names if name not in columns}
-    return _described(pa.table(columns), classes)
+    return pa.table(columns)
 
 
 def _check(path: Path, samples: pa.Table, scores: pa.Table) -> None:
@@ -166,11 +184,11 @@ def _check(path: Path, samples: pa.Table, scores: pa.Table) -> None:
             )
 
 
-def _described(table: pa.Table, classes: list[str]) -> pa.Table:
-    """Say in the schema what each column is, for `datasets`, and that all of it is synthetic."""
+def described(table: pa.Table, classes: list[str], marks: Mapping[bytes, bytes]) -> pa.Table:
+    """Say in the schema what each column is, for `datasets`, and the `marks` that hold for all of it."""
     features = {field.name: _feature(field, classes) for field in table.schema}
     facts = json.dumps({"info": {"features": features}}, ensure_ascii=False)
-    return table.replace_schema_metadata({b"huggingface": facts.encode(), **SYNTHETIC_MARK})
+    return table.replace_schema_metadata({b"huggingface": facts.encode(), **marks})
 
 
 def _feature(field: pa.Field, classes: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def write_card(
     facts = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
     judged = json.loads((source.scores / "metrics.json").read_text(encoding="utf-8"))
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template.filters |= {"percent": _percent, "number": _number, "cell": _cell}
+    template.filters |= {
+        "percent": _percent, "interval": _interval, "number": _number, "advice": _advice, "cell": _cell
+    }  # fmt: skip
     page = template.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
     text = page.render(
         front=yaml.safe_dump(
@@ -117,6 +120,17 @@ def write_preview(folder: Path, classes: list[str]) -> Path:
 
 def _percent(share: float | None) -> str:
     return "not measured" if share is None else f"{100 * share:.2f} %"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    low, high = found.get("low"), found.get("high")
+    return "not measured" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
+def _advice(ratio: float | None) -> str:
+    if ratio is None:
+        return "none."
+    return f"{ratio:g} synthetic images for each real one." if ratio else "the real images alone."
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from tasks.errors import UserError
-from tasks.exporting import Source, write_samples
+from tasks.exporting import Source, recommended, write_samples
 from tasks.exporting.card import write_card
 from tasks.gates import judge
 from tasks.params import Bound, ExportParams
@@ -24,12 +24,13 @@ PARAMS = ExportParams(name="tiny", license="cc0-1.0", shard_size=15)
 REPORT = {
     "headline": ["Adding the synthetic images helps."],
     "accuracy": {
-        "real": {"mean": 0.9, "std": None, "per_class": {}, "images": 60},
+        "real": {"mean": 0.9, "std": None, "low": 0.875, "high": 0.925, "per_class": {}, "images": 60},
         "synthetic": {"mean": None, "std": None, "per_class": {"bar": 0.875}, "images": None},
     },
     "before": None,
     "after": {"fid": 3.25},
     "scale": {"fid": None},
+    "recommendation": {"ratio": 1.5, "chosen_on": "calibrate", "why": "It was the best of three."},
 }
 
 
@@ -45,7 +46,7 @@ def data(tmp_path_factory):
 def write(data, folder, params=PARAMS):
     folder.mkdir()
     source = Source.open(data / "synthetic", data / "scores")
-    counts = write_samples(source, params, folder)
+    counts = write_samples(source, params, folder, recommended(data / "report"))
     verdicts = judge({"after.fid": Bound(max=9.0)}, {"after.fid": 3.25})
     write_card(folder, params, counts, verdicts, source, data / "report", data / "checkpoint")
     return folder
@@ -115,6 +116,34 @@ def test_parquet_says_that_it_is_synthetic(folder):
         assert pq.read_schema(path).metadata[b"synthetic"] == b"true", path
 
 
+def test_parquet_tells_the_recommended_ratio(folder):
+    for path in folder.rglob("*.parquet"):
+        told = json.loads(pq.read_schema(path).metadata[b"mintage"])
+        assert told == {"recommended_synthetic_per_real": 1.5}, path
+
+
+@pytest.mark.parametrize(
+    ("found", "ratio", "words"),
+    [
+        ({"ratio": None, "why": "One seed."}, None, "**Recommended ratio:** none. One seed."),
+        ({"ratio": 0.0, "why": "Best."}, 0.0, "**Recommended ratio:** the real images alone. Best."),
+        (None, None, "**Recommended ratio:** none. The report recommends none."),
+    ],
+)
+def test_where_none_is_recommended_card_and_metadata_say_so(data, tmp_path, found, ratio, words):
+    copy = shutil.copytree(data, tmp_path / "data")
+    (copy / "report/metrics.json").write_text(json.dumps({**REPORT, "recommendation": found}))
+    folder = write(copy, tmp_path / "export")
+    told = json.loads(pq.read_schema(folder / "manifest.parquet").metadata[b"mintage"])
+    assert told == {"recommended_synthetic_per_real": ratio}
+    assert words in (folder / "README.md").read_text()
+
+
+def test_a_report_that_is_not_readable_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.json: not readable"):
+        recommended(tmp_path)
+
+
 def test_datasets_loads_the_bare_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
@@ -160,7 +189,9 @@ def test_card_names_two_configs_and_what_was_measured(folder):
     names = front["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]
     assert list(names.values()) == making.CLASSES
     for told in ("Adding the synthetic images helps.", "87.50 %", "3.25", "c0ffee", "not measured", "max 9",
-                 "6 as `copy`", "| 0 | bar | 16 |"):  # fmt: skip
+                 "6 as `copy`", "| 0 | bar | 16 |",
+                 "| real | 60 | 90.00 % | 87.50 to 92.50 % | not measured |",
+                 "**Recommended ratio:** 1.5 synthetic images for each real one. It was"):  # fmt: skip
         assert told in text, told
     assert Image.open(folder / "preview.png").size == (12 * 8, 3 * 8)
 
