@@ -17,6 +17,8 @@ from tasks.reporting import charts, pictures, words
 from tasks.shards import file_digest, read_index, write_text
 
 CONFUSION_LIMIT = 20
+COMPARED = ("real", "synthetic")
+SIDES = ("before", "after", "scale")
 
 
 def metrics(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def write_numbers(
     folder: Path, metrics: Mapping[str, Any], splits: Splits, outcomes: Sequence[Outcome]
 ) -> Path:
-    """Write metrics.json, and accuracy.csv, curves.csv, confusion.csv for `dvc plots`. Returns `folder`."""
+    """Write metrics.json, and what the page draws as CSV files for `dvc plots`. Returns `folder`."""
     text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(folder / "metrics.json", text + "\n")
     accuracy = [
@@ -60,7 +62,21 @@ def write_numbers(
         if actual >= 0
     ]
     _csv(folder / "confusion.csv", ["actual", "predicted"], guesses)
+    _csv(folder / "classes.csv", ["class", *COMPARED], class_rows(metrics, splits.classes))
+    measured = [
+        {"measure": name} | {side: (metrics.get(side) or {}).get(name) for side in SIDES}
+        for name in metrics.get("after") or metrics.get("before") or {}
+    ]
+    _csv(folder / "measures.csv", ["measure", *SIDES], measured)
+    dropped = sorted((splits.measures.get("rejected") or {}).items(), key=lambda r: (-r[1], r[0]))
+    _csv(folder / "rejected.csv", ["reason", "samples"], [{"reason": r, "samples": n} for r, n in dropped])
     return folder
+
+
+def class_rows(metrics: Mapping[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Accuracy of each class under each of the two arms that the page compares; None if not measured."""
+    shares = {arm: metrics["accuracy"].get(arm, {}).get("per_class", {}) for arm in COMPARED}
+    return [{"class": name} | {arm: shares[arm].get(name) for arm in COMPARED} for name in classes]
 
 
 def write_page(

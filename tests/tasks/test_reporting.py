@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tasks import reporting
@@ -16,8 +17,10 @@ from tasks.params import EvaluateParams
 from tasks.probing import Outcome, Trial, gather, trials
 from tasks.reporting import charts, pictures, words
 from tests import making
+from tests.house import ROOT
 
 PARAMS = EvaluateParams(arms=["real", "synthetic", "random_drop", "real_synthetic"], seeds=2)
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 VOID = {"meta", "img", "link", "br", "line", "polyline"}
 
 
@@ -153,6 +156,26 @@ def test_numbers_are_files_that_dvc_plots(folder):
     assert {r["images"] for r in rows(folder / "curves.csv")} == {"40.0", "80.0"}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["accuracy"]["real_synthetic"]["per_seed"] == [1.0, 0.916667]
+    assert rows(folder / "classes.csv")[0].keys() == {"class", "real", "synthetic"}
+    assert [r["class"] for r in rows(folder / "classes.csv")] == making.CLASSES
+    assert {r["measure"]: r["before"] for r in rows(folder / "measures.csv")}["frechet_distance"] == "3.5"
+    assert rows(folder / "rejected.csv") == [
+        {"reason": "copy", "samples": "6"}, {"reason": "unsure", "samples": "6"}
+    ]  # fmt: skip
+
+
+def test_dvc_plots_columns_that_the_report_writes(folder):
+    """A template of numbers shows nothing where the x axis has names."""
+    plots = [(what, how) for plot in DVC["plots"] for what, how in plot.items()]
+    ours = [(what, how, path) for what, how in plots for path in how["y"] if path.startswith("data/report/")]
+    assert {"accuracy", "accuracy per class", "set measures", "samples dropped"} <= {o[0] for o in ours}
+    for what, how, path in ours:
+        table = rows(folder / path.removeprefix("data/report/"))
+        columns = how["y"][path] if isinstance(how["y"][path], list) else [how["y"][path]]
+        assert {how["x"], *columns} <= table[0].keys(), what
+        if not table[0][how["x"]].replace(".", "").isdigit() and how["template"] != "confusion":
+            encoding = json.loads((ROOT / f".dvc/plots/{how['template']}.json").read_text())["encoding"]
+            assert encoding["x"]["type"] == "nominal", what
 
 
 def test_same_bytes_twice(data, folder, tmp_path):
