@@ -41,7 +41,8 @@ def shards(folder: Path, table: pa.Table, classes: list[str], size: int = 20, **
     folder.mkdir(parents=True)
     for number, start in enumerate(range(0, len(table), size)):
         write_shard(folder / shard_name(number), table.slice(start, size))
-    return seal(folder, classes=classes, channels=1, size=SIZE, recipe=f"recipe of {folder.name}", **facts)
+    shape = {"channels": 1, "size": SIZE}
+    return seal(folder, classes=classes, recipe=f"recipe of {folder.name}", **{**shape, **facts})
 
 
 def real(folder: Path, each: int, seed: int, classes: list[str] = CLASSES) -> Path:

@@ -13,12 +13,11 @@ import numpy as np
 from tasks.errors import UserError
 from tasks.params import EvaluateParams
 from tasks.probing import Outcome, Splits, summarise
-from tasks.reporting import charts, pictures, words
+from tasks.reporting import charts, pictures, tables, words
 from tasks.shards import file_digest, read_index, write_text
 
 CONFUSION_LIMIT = 20
 COMPARED = ("real", "synthetic")
-SIDES = ("before", "after", "scale")
 
 
 def metrics(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def metrics(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome])
 def table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The accuracy of each arm as rows of words, for a table artifact."""
     return [
-        {"trained on": words.ARMS[arm], "images": found["images"], "accuracy": words.percent(found["mean"]),
+        {"trained on": arm_words(arm), "images": found["images"], "accuracy": words.percent(found["mean"]),
          "± points": words.share_number(found["std"])}
         for arm, found in metrics["accuracy"].items()
     ]  # fmt: skip
@@ -64,10 +63,10 @@ def write_numbers(
     _csv(folder / "confusion.csv", ["actual", "predicted"], guesses)
     _csv(folder / "classes.csv", ["class", *COMPARED], class_rows(metrics, splits.classes))
     measured = [
-        {"measure": name} | {side: (metrics.get(side) or {}).get(name) for side in SIDES}
+        {"measure": name} | {side: (metrics.get(side) or {}).get(name) for side in tables.SIDES}
         for name in metrics.get("after") or metrics.get("before") or {}
     ]
-    _csv(folder / "measures.csv", ["measure", *SIDES], measured)
+    _csv(folder / "measures.csv", ["measure", *tables.SIDES], measured)
     dropped = sorted((splits.measures.get("rejected") or {}).items(), key=lambda r: (-r[1], r[0]))
     _csv(folder / "rejected.csv", ["reason", "samples"], [{"reason": r, "samples": n} for r, n in dropped])
     return folder
@@ -90,17 +89,22 @@ def write_page(
     """Write report.html. `inputs` are evaluate's sealed inputs by name; scores and checkpoint are shown."""
     facts = json.loads((inputs["checkpoint"] / "checkpoint.json").read_text(encoding="utf-8"))
     index = read_index(inputs["synthetic"])
+    probes = probe_curves(outcomes)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {
+        "arm": arm_words,
+        "thousands": thousands,
         "percent": words.percent,
-        "share": words.share_number,
-        "number": words.number,
         "points": words.points,
+        "share": words.share_number,
+        "within": within,
+        "within_points": within_points,
     }
     text = page.get_template("page.html.j2").render(
         metrics=metrics,
-        arms=words.ARMS,
+        marks=charts.marks(dict.fromkeys([*metrics["accuracy"], *probes])),
+        recommendation=recommendation(metrics),
         meanings=words.MEANINGS,
         family=facts,
         classes=splits.classes,
@@ -111,8 +115,13 @@ def write_page(
         confusion=confusion(splits, outcomes),
         rows=pictures.side_by_side(splits),
         rejected=pictures.rejected(splits, inputs["scores"]),
+        shortage=tables.shortage(splits.measures),
+        measures=tables.measures(splits.measures),
+        set_notes=splits.measures.get("set_notes") or [],
+        set_classes=tables.per_class(splits.measures),
+        set_extractors=tables.extractors(splits.measures),
         loss=charts.curves({"loss": loss_curve(inputs["checkpoint"] / "loss.csv")}),
-        probes=charts.curves(probe_curves(outcomes)),
+        probes=charts.curves(probes),
         grids=pictures.grids(inputs["checkpoint"]),
         lineage=lineage(inputs),
         settings={
@@ -124,6 +133,39 @@ def write_page(
         },
     )
     return write_text(folder / "report.html", text)
+
+
+def arm_words(arm: str) -> str:
+    """An arm as the reader is told of it."""
+    return words.ARMS.get(arm, arm)
+
+
+def thousands(value: int | None) -> str:
+    """A number of images, a dash if it is not known."""
+    return "–" if value is None else f"{value:,}"
+
+
+def within(found: Mapping[str, Any]) -> str:
+    """An accuracy's interval in per cent, nothing if it has none."""
+    ends = charts.interval(found)
+    return f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}" if ends else ""
+
+
+def within_points(found: Mapping[str, Any]) -> str:
+    """A difference's interval in percentage points, nothing if it has none."""
+    ends = charts.interval(found)
+    return f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}".replace("-", "−") if ends else ""
+
+
+def recommendation(metrics: Mapping[str, Any]) -> str | None:
+    """How many synthetic images to train with, and what that was chosen on; None if nothing was."""
+    found = metrics.get("recommendation") or {}
+    if found.get("ratio") is None:
+        return None
+    ratio = f"{found['ratio']:g}" if isinstance(found["ratio"], int | float) else str(found["ratio"])
+    chosen = f", chosen on {found['chosen_on']}" if found.get("chosen_on") else ""
+    line = f"Recommended: {ratio} synthetic images for each real one{chosen}."
+    return f"{line} {found['why']}" if found.get("why") else line
 
 
 def confusion(splits: Splits, outcomes: Sequence[Outcome]) -> list[list[int]] | None:

@@ -1,15 +1,17 @@
-"""Images for the page: small PNGs inside data URIs, so that it needs no other file."""
+"""Images for the page: small ones inside data URIs, so that it needs no other file."""
 
 import base64
 import io
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks.probing import Splits
+from tasks.probing import Images, Splits
 from tasks.reporting.words import percent
 from tasks.shards import Shards, png
 
@@ -18,26 +20,33 @@ EACH = 8
 CLASSES = 24
 REJECTED = 12
 GRIDS = 6
-
-
-def uri(data: bytes) -> str:
-    """A PNG's bytes as an address that holds them."""
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+# Of a sample dropped for this reason, which images hold its like, and which scores name it, the best first.
+TWINS = {
+    "copy": ("train", ("nearest_copy", "nearest_train")),
+    "duplicate": ("synthetic", ("duplicate_of", "nearest_sibling")),
+}
 
 
 def thumb(x_CHW: np.ndarray) -> str:
     """A uint8 image as a data URI, made smaller if a side exceeds 64 pixels."""
-    data = png(x_CHW)
-    if max(x_CHW.shape[1:]) <= SIDE:
-        return uri(data)
-    return uri(_shrunk(data, SIDE))
+    return shown(png(x_CHW), SIDE, 4_000)
 
 
-def _shrunk(data: bytes, side: int) -> bytes:
+def shown(data: bytes, side: int, most: int) -> str:
+    """A PNG as a data URI of at most `side` pixels a side, as lossy WebP if it exceeds `most` bytes."""
     image = Image.open(io.BytesIO(data))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        data = _encoded(image, "png")
+    kind = "png" if len(data) <= most else "webp"
+    if kind == "webp":
+        data = _encoded(image, "webp", quality=85)
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "png")
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -62,23 +71,22 @@ def side_by_side(splits: Splits) -> list[dict[str, Any]]:
 def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
     """For each reason, the most frequent first: how many, what it means, and the first samples.
 
-    A suspected copy stands beside the training image that it is nearest to.
+    A suspected copy stands beside the training image that it is most like, a duplicate beside the
+    sample that it repeats.
     """
     judged = Shards.open(scores)
-    columns = judged.table(["probability", "nearest_train"])
-    probability, nearest = (columns[name].to_pylist() for name in columns.column_names)
-    train_row = {name: n for n, name in enumerate(splits.train.ids)}
+    found = _columns(judged, ("probability", *(name for _, names in TWINS.values() for name in names)))
+    probability = found.get("probability", [None] * len(splits.kept))
     groups = []
     for reason, count in sorted(Counter(splits.reasons[~splits.kept]).items(), key=lambda r: (-r[1], r[0])):
         rows = np.flatnonzero(splits.reasons == reason)[:REJECTED]
         samples = []
-        for n in rows:
+        for n, twin in zip(rows, twins(reason, rows, splits, found), strict=True):
             label = int(splits.synthetic.y[n])
-            twin = train_row.get(nearest[n]) if reason == "copy" else None
             samples.append(
                 {
                     "image": thumb(splits.synthetic.x[n]),
-                    "twin": None if twin is None else thumb(splits.train.x[twin]),
+                    "twin": None if twin is None else thumb(twin),
                     "name": splits.classes[label] if splits.classes and label >= 0 else "",
                     "probability": None if probability[n] is None else percent(probability[n]),
                 }
@@ -86,6 +94,26 @@ def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
         meaning = judged.index.get("reasons", {}).get(reason, "")
         groups.append({"reason": reason, "count": count, "meaning": meaning, "samples": samples})
     return groups
+
+
+def twins(
+    reason: str, rows: np.ndarray, splits: Splits, found: Mapping[str, list[Any]]
+) -> list[np.ndarray | None]:
+    """For each sample at `rows` the image that `reason` says it is like; None where it names none."""
+    if reason not in TWINS:
+        return [None] * len(rows)
+    among, names = TWINS[reason]
+    images: Images = getattr(splits, among)
+    row_of = {name: n for n, name in enumerate(images.ids)}
+    ids = [next((found[k][n] for k in names if k in found and found[k][n] is not None), None) for n in rows]
+    return [images.x[row_of[name]] if name in row_of else None for name in ids]
+
+
+def _columns(judged: Shards, names: Iterable[str]) -> dict[str, list[Any]]:
+    """Those of the named columns that the scores have."""
+    has = set(pq.read_schema(judged.paths[0]).names) if judged.paths else set()
+    table = judged.table([name for name in names if name in has])
+    return {name: table[name].to_pylist() for name in table.column_names}
 
 
 def grids(checkpoint: Path) -> list[dict[str, Any]]:
@@ -96,7 +124,7 @@ def grids(checkpoint: Path) -> list[dict[str, Any]]:
     return [
         {
             "images": f"{int(p.stem):,}" if p.stem.isdigit() else p.stem,
-            "image": uri(_shrunk(p.read_bytes(), 480)),
+            "image": shown(p.read_bytes(), 480, 100_000),
         }
         for p in paths
     ]

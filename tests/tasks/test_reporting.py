@@ -4,97 +4,27 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
 
 from tasks import reporting
 from tasks.errors import UserError
-from tasks.params import EvaluateParams
-from tasks.probing import Outcome, Trial, gather, trials
+from tasks.probing import Outcome, Trial
 from tasks.reporting import charts, pictures, words
 from tests import making
 from tests.house import ROOT
+from tests.reports import PARAMS, Page, gathered, report, rescore
 
-PARAMS = EvaluateParams(arms=["real", "synthetic", "random_drop", "real_synthetic"], seeds=2)
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-VOID = {"meta", "img", "link", "br", "line", "polyline"}
-
-
-class Page(HTMLParser):
-    """What a browser would find: every address, id and word, and whether the tags are balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.addresses, self.ids, self.words, self.images = [], [], set(), [], 0
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.addresses += [v for k, v in attrs if k in ("src", "href", "action", "srcset")]
-        self.ids.add(found.get("id"))
-        self.images += tag == "img"
-        assert tag != "img" or "alt" in found
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        assert tag in VOID
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-
-def guesses(splits, params, wrong):
-    """Outcomes whose predictions miss the first `wrong[arm][seed]` test images."""
-    truth = splits.test.y
-    return [
-        Outcome(
-            trial,
-            48,
-            np.where(np.arange(len(truth)) < wrong[trial.arm][trial.seed], (truth + 1) % 3, truth),
-            [{"images": 40.0, "loss": 1.0, "accuracy": 0.5}, {"images": 80.0, "loss": 0.5, "accuracy": 1.0}],
-        )
-        for trial in trials(params, splits)
-    ]
-
-
-WRONG = {"real": [9, 18], "synthetic": [9, 9], "random_drop": [10, 12], "real_synthetic": [0, 3]}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return making.stages(tmp_path_factory.mktemp("reporting") / "data")
-
-
-def inputs_of(data):
-    real = {name: data / "real" / name for name in ("train", "calibrate", "test")}
-    return real | {name: data / name for name in ("synthetic", "scores", "checkpoint")}
-
-
-def gathered(data):
-    return gather(*list(inputs_of(data).values())[:5])
-
-
-def report(data, folder, wrong=WRONG, params=PARAMS, splits=None):
-    folder.mkdir()
-    splits = splits or gathered(data)
-    outcomes = guesses(splits, params, wrong)
-    metrics = reporting.metrics(params, splits, outcomes)
-    reporting.write_numbers(folder, metrics, splits, outcomes)
-    reporting.write_page(folder, metrics, params, splits, outcomes, inputs_of(data))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +45,13 @@ def rows(path):
 def test_page_needs_nothing_but_itself(folder, page):
     assert page.open == []
     for address in page.addresses:
-        assert address.startswith(("data:image/png;base64,", "#")) or address == "data:,"
+        assert address.startswith(("data:image/png;base64,", "data:image/webp;base64,", "#", "data:,"))
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= page.ids
     text = (folder / "report.html").read_text()
     assert "url(" not in text
     assert "@import" not in text
-    assert "<script" not in text
+    assert "eval(" not in text
+    assert "http" not in re.sub("http-equiv", "", text)
 
 
 def test_page_tells_the_headline_numbers_measures_and_lineage(page):
@@ -178,6 +109,46 @@ def test_dvc_plots_columns_that_the_report_writes(folder):
             assert encoding["x"]["type"] == "nominal", what
 
 
+def test_intervals_and_the_recommendation_are_told_where_they_are_given(data, tmp_path):
+    def add(metrics):
+        span = {"low": 0.70, "high": 0.86}
+        metrics["accuracy"]["synthetic"] |= span | {"per_class_interval": {"bar": span}}
+        metrics["accuracy"]["real_synthetic@0.5"] = metrics["accuracy"]["real_synthetic"]
+        metrics["difference"]["synthetic_minus_real"] |= {"low": -0.01, "high": 0.2}
+        metrics["recommendation"] = {"ratio": 0.5, "chosen_on": "the calibrate split", "why": "It is best."}
+
+    text = (report(data, tmp_path / "report", more=add) / "report.html").read_text()
+    page = Page(text)
+    for told in (
+        "a line the 95 % interval", "70.00 to 86.00", "95 %: −1.00 to +20.00", "real_synthetic@0.5",
+        "Recommended: 0.5 synthetic images for each real one, chosen on the calibrate split. It is best.",
+    ):  # fmt: skip
+        assert told in page.text, told
+    assert text.count('class="span ') == 2
+    assert "var(--real_synthetic@" not in text
+
+
+def test_set_measures_are_told_with_all_that_the_scores_say_of_them(data, tmp_path):
+    splits = gathered(data)
+    found = dict(splits.measures) | {
+        "interval": {"after": {"coverage": {"low": 0.81, "high": 0.89}}},
+        "per_class": {"bar": {"samples": 20, "kept": 15, "before": {"coverage": float("nan")}}},
+        "set_notes": ["Recall needs more samples."],
+        "shortage": {"row": {"lacks": 4, "oversample": 1.25}, "bar": {"lacks": 0}},
+        "extractors": {"lite0": {"before": None, "note": "its weights are not here."}},
+    }
+    text = (
+        report(data, tmp_path / "report", splits=replace(splits, measures=found)) / "report.html"
+    ).read_text()
+    for told in (
+        "0.81 to 0.89", "Recall needs more samples.", "Each class, before and after",
+        "In the features of lite0", "Its weights are not here.",
+        "Left short by the filter: class row by 4 (draw 1.25 times as many).",
+    ):  # fmt: skip
+        assert told in Page(text).text, told
+    assert "nan" not in Page(text).text.split()
+
+
 def test_same_bytes_twice(data, folder, tmp_path):
     again = report(data, tmp_path / "again")
     for path in folder.iterdir():
@@ -199,9 +170,11 @@ def test_unlabelled_images_have_set_measures_and_one_line(tmp_path):
 
 def test_class_names_cannot_break_the_page(data, tmp_path):
     splits = gathered(data)
-    named = replace(splits, classes=["<script>alert(1)</script>", "a&b", "</main>"])
-    text = (report(data, tmp_path / "report", splits=named) / "report.html").read_text()
-    assert "<script" not in text
+    names = ["<script>alert(1)</script>", "a&b", "</main>"]
+    text = (
+        report(data, tmp_path / "report", splits=replace(splits, classes=names)) / "report.html"
+    ).read_text()
+    assert "<script>alert" not in text
     assert Page(text).open == []
 
 
@@ -213,6 +186,25 @@ def test_axis_holds_its_values_between_round_ticks():
     assert alike.ticks[0] == 0.98
     assert alike.ticks[-1] == 1.0
     assert len(set(alike.marks("g", 100))) == len(alike.ticks)
+
+
+def test_axis_and_rows_hold_intervals():
+    found = {"per_seed": [0.9, 0.92], "mean": 0.91, "low": 0.8, "high": 0.99}
+    drawn = charts.dots({"real": found, "synthetic": {"per_seed": [0.9], "mean": 0.9}})
+    at, wide = drawn["rows"][0]["span"]
+    assert at < min(drawn["rows"][0]["dots"])
+    assert at + wide > max(drawn["rows"][0]["dots"])
+    assert drawn["rows"][1]["span"] is None
+    assert charts.interval([0.1, None]) is None
+    assert charts.interval({"low": 0.1, "high": float("nan")}) is None
+    assert charts.interval((0.1, 0.2)) == (0.1, 0.2)
+
+
+def test_arms_of_one_base_share_a_colour_but_not_a_dash():
+    found = charts.marks(["real", "synthetic", "synthetic@3", "real_augmented", "synthetic_soft"])
+    assert found["synthetic"]["hue"] == found["synthetic@3"]["hue"] == "synthetic"
+    assert found["synthetic"]["dash"] != found["synthetic@3"]["dash"]
+    assert len({mark["hue"] for mark in found.values()}) == 4
 
 
 def test_curves_start_at_no_images_and_keep_their_order():
@@ -246,3 +238,15 @@ def test_large_images_are_shown_small():
     assert shown.size == (64, 64)
     small = Image.open(io.BytesIO(base64.b64decode(pictures.thumb(x[:, :8, :8]).split(",")[1])))
     assert np.array_equal(np.asarray(small), np.moveaxis(x[:, :8, :8], 0, -1))
+
+
+def test_a_copy_stands_beside_what_it_is_most_like_and_a_duplicate_beside_what_it_repeats(tmp_path):
+    why = [None] * 60
+    why[4], why[9], why[20] = "copy", "copy", "duplicate"
+    data = making.stages(tmp_path / "data", reasons=why)
+    likest = pa.array([None] * 9 + ["train00033"] + [None] * 50)
+    rescore(data / "scores", nearest_copy=likest, duplicate_of=pa.array(["drawn00002"] * 60))
+    splits = gathered(data)
+    found = {group["reason"]: group["samples"] for group in pictures.rejected(splits, data / "scores")}
+    assert [s["twin"] for s in found["copy"]] == [pictures.thumb(splits.train.x[n]) for n in (4, 33)]
+    assert [s["twin"] for s in found["duplicate"]] == [pictures.thumb(splits.synthetic.x[2])]
