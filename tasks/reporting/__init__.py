@@ -13,7 +13,7 @@ import numpy as np
 from tasks.errors import UserError
 from tasks.params import EvaluateParams
 from tasks.probing import Outcome, Splits, summarise
-from tasks.reporting import charts, pictures, tables, words
+from tasks.reporting import charts, gallery, pictures, tables, words
 from tasks.shards import file_digest, read_index, write_text
 
 CONFUSION_LIMIT = 20
@@ -114,6 +114,7 @@ def write_page(
         per_class=charts.classes(metrics["accuracy"]),
         confusion=confusion(splits, outcomes),
         rows=pictures.side_by_side(splits),
+        gallery=gallery.collect(splits, inputs["synthetic"], inputs["scores"]),
         rejected=pictures.rejected(splits, inputs["scores"]),
         shortage=tables.shortage(splits.measures),
         measures=tables.measures(splits.measures),

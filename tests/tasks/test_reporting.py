@@ -175,7 +175,10 @@ def test_class_names_cannot_break_the_page(data, tmp_path):
         report(data, tmp_path / "report", splits=replace(splits, classes=names)) / "report.html"
     ).read_text()
     assert "<script>alert" not in text
+    assert text.count("<script") == 2
     assert Page(text).open == []
+    block = re.search(r'<script type="application/json" id="samples">(.*?)</script>', text, re.S)[1]
+    assert json.loads(block)["classes"] == names
 
 
 def test_axis_holds_its_values_between_round_ticks():
