@@ -111,6 +111,8 @@ def checkpoint(folder: Path) -> Path:
     (folder / "checkpoint.json").write_text(json.dumps(facts))
     lines = [f"{n * 100},{1 / n:.4f}" for n in range(1, 21)]
     (folder / "loss.csv").write_text("\n".join(["images,loss", *lines]) + "\n")
+    drawn = ["1000,3,0.5,0.75", "2000,3,,0.8"]
+    (folder / "health.csv").write_text("\n".join(["images,classes_shown,variety,score", *drawn]) + "\n")
     for n in (1_000, 2_000):
         (folder / "grids" / f"{n:09d}.png").write_bytes(png(pictures(np.zeros(1), n)[0]))
     return seal(folder, recipe="recipe of checkpoint")

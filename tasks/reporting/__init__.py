@@ -18,6 +18,7 @@ from tasks.shards import file_digest, read_index, write_text
 
 CONFUSION_LIMIT = 20
 COMPARED = ("real", "synthetic")
+HEALTH = {"score": "real images covered", "variety": "variety of the least varied class"}
 
 
 def metrics(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -123,6 +124,8 @@ def write_page(
         set_extractors=tables.extractors(splits.measures),
         loss=charts.curves({"loss": loss_curve(inputs["checkpoint"] / "loss.csv")}),
         probes=charts.curves(probes),
+        health=charts.curves(health_curves(inputs["checkpoint"] / "health.csv")),
+        health_marks=charts.marks(HEALTH.values()),
         grids=pictures.grids(inputs["checkpoint"]),
         lineage=lineage(inputs),
         settings={
@@ -191,6 +194,18 @@ def loss_curve(path: Path, most: int = 200) -> list[tuple[float, float]]:
     points = [p for p in points if np.isfinite(p).all()]
     parts = np.array_split(np.array(points), min(most, len(points))) if points else []
     return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
+
+
+def health_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """(images, per cent) of what the judge found in draws during the training; none if it examined none."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: [(float(row["images"]), 100 * float(row[column])) for row in rows if row.get(column)]
+        for column, name in HEALTH.items()
+    }
 
 
 def probe_curves(outcomes: Sequence[Outcome]) -> dict[str, list[tuple[float, float]]]:

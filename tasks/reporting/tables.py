@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.reporting.charts import interval
-from tasks.reporting.words import number
 
 SIDES = ("before", "after", "scale")
 HIGHER = ("precision", "recall", "density", "coverage", "realism", "authenticity", "inception_score")
@@ -36,19 +35,19 @@ def better(name: str) -> str:
     return "higher" if name in HIGHER else ""
 
 
-def told(value: Any) -> str:
-    """A measure in four digits, a dash if it was not or could not be measured."""
+def told(value: Any, digits: int = 4) -> str:
+    """A measure in so many digits, a dash if it was not or could not be measured."""
     if not isinstance(value, int | float) or not math.isfinite(value):
-        return number(None)
+        return "–"
     # 0.00002 can be compared down a column, 2e-05 can't.
-    text = f"{value:.6f}".rstrip("0") if 1e-6 <= abs(value) < 1e-4 else number(value)
+    text = f"{value:.6f}".rstrip("0") if 1e-6 <= abs(value) < 1e-4 else f"{value:.{digits}g}"
     return text.replace("-", "−")
 
 
 def span(found: Any) -> str:
-    """An interval as `low to high`, nothing if there is none."""
+    """An interval as `low to high` in three digits, nothing if there is none."""
     ends = interval(found)
-    return f"{told(ends[0])} to {told(ends[1])}" if ends else ""
+    return f"{told(ends[0], 3)} to {told(ends[1], 3)}" if ends else ""
 
 
 def per_class(found: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -227,6 +227,13 @@ def test_loss_curve_is_averaged_down(tmp_path):
         reporting.loss_curve(path)
 
 
+def test_health_of_draws_is_drawn_where_there_is_any(data, page, tmp_path):
+    found = reporting.health_curves(data / "checkpoint/health.csv")
+    assert list(found.values()) == [[(1000, 75), (2000, 80)], [(1000, 50)]]
+    assert "real images covered" in page.text
+    assert reporting.health_curves(tmp_path / "health.csv") == {}
+
+
 def test_confusion_counts_rows_for_columns(data):
     splits = gathered(data)
     truth = splits.test.y

@@ -8,7 +8,7 @@ def test_a_measure_stands_beside_its_scale_and_interval():
         "before": {"frechet_distance": 3.0},
         "after": {"frechet_distance": 2.0, "recall": None},
         "scale": {"frechet_distance": 0.25},
-        "interval": {"after": {"frechet_distance": {"low": 1.5, "high": 2.5}}},
+        "interval": {"after": {"frechet_distance": {"low": 1.50123, "high": 2.5}}},
     }
     first, second = tables.measures(found)
     assert first == {
