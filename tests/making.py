@@ -137,7 +137,7 @@ def stages(
         "environment": {"device": "cpu"},
     }
     shards(data / "synthetic", table, classes, **facts, class_counts={}, generate={"seed": 0})
-    usual = [None if n % 5 else ("copy" if n % 2 else "unsure") for n in range(drawn)]
+    usual = [None if n % 5 else ("copied" if n % 2 else "unsure") for n in range(drawn)]
     scores(data / "scores", data / "synthetic", reasons or usual)
     checkpoint(data / "checkpoint")
     return data

@@ -22,7 +22,8 @@ REJECTED = 12
 GRIDS = 6
 # Of a sample dropped for this reason, which images hold its like, and which scores name it, the best first.
 TWINS = {
-    "copy": ("train", ("nearest_copy", "nearest_train")),
+    "identical": ("train", ("nearest_copy", "nearest_train")),
+    "copied": ("train", ("nearest_copy", "nearest_train")),
     "duplicate": ("synthetic", ("duplicate_of", "nearest_sibling")),
 }
 
@@ -75,7 +76,7 @@ def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:
     sample that it repeats.
     """
     judged = Shards.open(scores)
-    found = _columns(judged, ("probability", *(name for _, names in TWINS.values() for name in names)))
+    found = _columns(judged, ("probability", *{name for _, names in TWINS.values() for name in names}))
     probability = found.get("probability", [None] * len(splits.kept))
     groups = []
     for reason, count in sorted(Counter(splits.reasons[~splits.kept]).items(), key=lambda r: (-r[1], r[0])):

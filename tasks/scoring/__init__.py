@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from models.likeness import rough, signature, thumbnails
 from tasks.device import Device
@@ -117,8 +118,7 @@ def find_repeats(
 ) -> dict[str, np.ndarray]:
     """Each sample's nearest other sample, by the judge and in pixels, and the pairs that were compared."""
     thumbs = Thumbs(paths)
-    told = (torch.from_numpy(column(paths, name)) for name in ("features", "signatures", "looks"))
-    pairs_P2, distance_N, nearest_N = repeats.pairs(*told)
+    pairs_P2, distance_N, nearest_N = repeats.pairs(*told(paths))
     apart_P = repeats.residuals(pairs_P2, thumbs)
     least_N = np.full(len(labels_N), repeats.APART, np.float32)
     for side in (0, 1):
@@ -137,14 +137,18 @@ def find_leaders(
     sound_N: np.ndarray,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Which sample each one repeats: its row, or -1."""
-    thumbs = Thumbs(paths)
     digests = [row.tobytes() for row in column(paths, "digests")]
-    limit_N = limit_K[np.maximum(labels_N, 0)]
-    return {
-        "leader": repeats.representatives(
-            columns["pairs"], columns["apart"], digests, limit_N, sound_N, thumbs
-        )
-    }
+    pairs_P2, apart_P = columns["pairs"], columns["apart"]
+    limit_N, thumbs = limit_K[np.maximum(labels_N, 0)], Thumbs(paths)
+    return {"leader": repeats.leaders(told(paths), pairs_P2, apart_P, digests, limit_N, sound_N, thumbs)}
+
+
+def told(paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
+    """What pairs are proposed by: features, signatures and first looks of all samples."""
+    features, signatures, looks = (
+        torch.from_numpy(column(paths, n)) for n in ("features", "signatures", "looks")
+    )
+    return features, signatures, looks
 
 
 def tell_shortage(shortage: dict[str, dict[str, float]]) -> None:

@@ -1,6 +1,7 @@
 """Samples that repeat each other: features and signatures propose pairs, pixels decide, one stays."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,31 +47,61 @@ def residuals(pairs_P2: np.ndarray, thumbs: Callable[[np.ndarray], Tensor]) -> n
     return np.concatenate(found)
 
 
-def representatives(
-    pairs_P2: np.ndarray, apart_P: np.ndarray, digests: Sequence[bytes], limit_N: np.ndarray | None,
-    sound_N: np.ndarray, thumbs: Callable[[np.ndarray], Tensor],
+def leaders(
+    told: tuple[Tensor, Tensor, Tensor], pairs_P2: np.ndarray, apart_P: np.ndarray, digests: Sequence[bytes],
+    limit_N: np.ndarray, sound_N: np.ndarray, thumbs: Callable[[np.ndarray], Tensor],
 ) -> np.ndarray:  # fmt: skip
     """(N,) row of the sample that each one repeats; -1 where it repeats none, or stands for its crowd.
 
+    `told` and the first pairs are as of `pairs`. A crowd that is larger than what each is compared with
+    falls into parts at first: so those that stand for a part are compared again, until no two are alike.
+    """
+    leader_N, rows = np.full(len(sound_N), -1), np.arange(len(sound_N))
+    while True:
+        some = partial(_of, rows, thumbs)
+        found = representatives(
+            pairs_P2, apart_P, [digests[n] for n in rows.tolist()], limit_N[rows], sound_N[rows], some
+        )
+        repeats = found >= 0
+        leader_N[rows[repeats]] = rows[found[repeats]]
+        alike = np.unique(pairs_P2[apart_P < limit_N[rows][pairs_P2[:, 0]]])
+        rows = rows[alike[~repeats[alike]]]
+        if not repeats.any() or len(rows) < 2:
+            break
+        pairs_P2 = pairs(*(each[torch.from_numpy(rows)] for each in told))[0]
+        apart_P = residuals(pairs_P2, partial(_of, rows, thumbs))
+    while (further := (leader_N >= 0) & (leader_N[leader_N] >= 0)).any():
+        leader_N[further] = leader_N[leader_N[further]]
+    return leader_N
+
+
+def _of(rows: np.ndarray, thumbs: Callable[[np.ndarray], Tensor], places: np.ndarray) -> Tensor:
+    return thumbs(rows[places])
+
+
+def representatives(
+    pairs_P2: np.ndarray, apart_P: np.ndarray, digests: Sequence[bytes], limit_N: np.ndarray,
+    sound_N: np.ndarray, thumbs: Callable[[np.ndarray], Tensor],
+) -> np.ndarray:  # fmt: skip
+    """(N,) row of the sample that each one repeats, by these pairs alone; -1 as of `leaders`.
+
     The first sound sample of a crowd stands for it. Who is like a member must be like that one too, or it
     starts a crowd of its own: so a chain of small changes does not make one crowd of unlike ends.
-    `limit_N` bounds the residual of each sample; None: only the same pixels count.
+    `limit_N` bounds the residual of each sample.
     """
     stands_N = np.full(len(sound_N), -1)
     first: dict[bytes, int] = {}
     alike: dict[int, list[int]] = {}
-    if limit_N is not None:
-        near = apart_P < limit_N[pairs_P2[:, 0]]
-        for a, b in pairs_P2[near].tolist():
-            alike.setdefault(a, []).append(b)
-            alike.setdefault(b, []).append(a)
+    for a, b in pairs_P2[apart_P < limit_N[pairs_P2[:, 0]]].tolist():
+        alike.setdefault(a, []).append(b)
+        alike.setdefault(b, []).append(a)
     order = np.argsort(~sound_N, kind="stable")
     for n in order.tolist():
         same = first.setdefault(digests[n], n)
         leaders = [same] if same != n else []
         for m in alike.get(n, ()):
             leader = m if stands_N[m] == m else stands_N[m]
-            if leader < 0 or leader == n or limit_N is None:
+            if leader < 0 or leader == n:
                 continue
             both = np.array([n]), np.array([leader])
             if leader == m or float(residual(thumbs(both[0]), thumbs(both[1]))[0]) < limit_N[n]:

@@ -23,7 +23,7 @@ OPEN = "document.getElementById('sample').open"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
-    why = [None if n % 5 else ("copy" if n % 2 else "unlike_label") for n in range(DRAWN)]
+    why = [None if n % 5 else ("copied" if n % 2 else "unlike_label") for n in range(DRAWN)]
     data = making.stages(root / "data", drawn=DRAWN, reasons=why)
     rescore(
         data / "scores",
@@ -68,7 +68,7 @@ def test_filters_leave_the_samples_that_they_name(shown):
     shown.choose("by-verdict", "dropped")
     assert text(shown, "count") == "60 of 300 samples"
     shown.choose("by-reason", "0")
-    assert labels(shown) == [f"{making.CLASSES[n % 3]}, dropped: copy" for n in range(5, DRAWN, 10)]
+    assert labels(shown) == [f"{making.CLASSES[n % 3]}, dropped: copied" for n in range(5, DRAWN, 10)]
     shown.choose("by-label", "1")
     assert text(shown, "count") == "10 of 300 samples"
     assert {label.split(",")[0] for label in labels(shown)} == {"line"}
@@ -92,7 +92,7 @@ def test_sorting_puts_what_was_not_measured_last(shown):
 def test_a_click_tells_all_of_a_sample(shown):
     shown.js(f"{TILES}[5].click()")
     assert shown.js(OPEN)
-    assert text(shown, "sample-name") == "row, dropped: copy"
+    assert text(shown, "sample-name") == "row, dropped: copied"
     assert text(shown, "sample-place") == "6 of 300"
     assert "seed 5 id drawn00005 judge" in text(shown, "sample-facts")
     assert "bar: 50 %, line: 25 %, row: 25 %" in text(shown, "sample-facts")

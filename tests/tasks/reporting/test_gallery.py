@@ -73,7 +73,7 @@ def test_every_column_of_numbers_is_shown_and_none_that_is_empty(data):
 
 def test_reasons_are_those_of_each_dropped_sample(data):
     found = data_of(data)
-    assert found["reasons"] == ["copy", "unsure"]
+    assert found["reasons"] == ["copied", "unsure"]
     assert [found["why"][n] for n in (0, 1, 5, 10)] == [[1], [], [0], [1]]
 
 
@@ -155,7 +155,7 @@ def test_ten_thousand_samples_stay_under_the_limit(tmp_path, monkeypatch, size, 
     drawn = making.samples(x, labels, "drawn", seed=rng.integers(2**62, 2**63 - 1, count).tolist())
     facts = {"channels": channels, "generate": {}, "environment": {}}
     making.shards(data / "synthetic", drawn, making.CLASSES, size=2_000, **facts)
-    making.scores(data / "scores", data / "synthetic", [None if n % 5 else "copy" for n in range(count)])
+    making.scores(data / "scores", data / "synthetic", [None if n % 5 else "copied" for n in range(count)])
     more = {f"measure_{k}": pa.array(rng.random(count), pa.float32()) for k in range(15)}
     near = pa.array([[f"train{(n + k) % count:05d}" for k in range(3)] for n in range(count)])
     rescore(data / "scores", neighbours=near, **more)

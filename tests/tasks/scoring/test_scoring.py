@@ -152,9 +152,8 @@ def test_everything_switched_off_keeps_everything(tmp_path, reference):
 
 def test_everything_dropped_is_measured_all_the_same(tmp_path, reference):
     labels = np.arange(9) % 3
-    rows, metrics, _ = score(
-        tmp_path, reference, making.pictures(labels, 9), (labels + 1) % 3, copy_distance=1.0
-    )
+    x = making.pictures(labels, 9)
+    rows, metrics, _ = score(tmp_path, reference, x, (labels + 1) % 3, flat={"value": 1.0})
     assert not any(r["kept"] for r in rows)
     assert metrics["kept"] == 0
     assert metrics["after"]["frechet_distance"] is None
