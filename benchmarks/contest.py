@@ -19,14 +19,14 @@ from tasks import comparing, fitting, judging, probing, recipe, sampling
 from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
-from tasks.params import EvaluateParams, GenerateParams, Params, TrainParams, parse
+from tasks.params import EvaluateParams, GenerateParams, Params, TrainParams
+from tasks.reading import parse
 from tasks.shards import Shards, file_digest
 
 TUNED = ("diffusion", "vae", *peers.PEERS)
 MULTIPLIERS = (1.0, 1 / 3, 3.0)  # of the default learning rate, in the order tried
 ENDLESS = 10**12  # images: more than any time allows
 BITS_BATCH = 250
-SET_MEASURES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +192,5 @@ class Bench:
         """Every set measure of samples against the calibrate split, in the judge's features."""
         reference = judging.Reference(self.data / "reference")
         said = judging.measure(reference.judge(self.device), drawn.x, self.device, reference.facts)
-        fake = comparing.Crowd(torch.from_numpy(said.features_ND), torch.from_numpy(drawn.y))
-        found = comparing.compare(fake, comparing.crowd(reference, "calibrate"), [])["measures"]
-        return {name: found[name] for name in SET_MEASURES}
+        real_MD = torch.from_numpy(reference.features("calibrate"))
+        return comparing.values(torch.from_numpy(said.features_ND), real_MD)

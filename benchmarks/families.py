@@ -28,7 +28,7 @@ from models.families import names
 from tasks import fitting
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
-from tasks.params import read
+from tasks.reading import read
 from tasks.shards import png, whole, write_text
 
 RESULTS = ROOT / "benchmarks/results"

@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from tasks import judging, scoring
 from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
-from tasks.params import Params, read
+from tasks.params import Params
+from tasks.reading import read
 from tasks.scoring.limits import limits
 from tasks.shards import (
     Shards,
@@ -38,6 +39,7 @@ from tasks.shards import (
 )
 
 RESULTS = ROOT / "benchmarks/results"
+SHOWN = ("mnist5k", "cifar10-5k")  # in the README
 EACH = 200  # images of each kind of fault
 COLLAPSED = 5  # images that a class collapses to
 COPIED = ("identical", "copied")
@@ -174,9 +176,10 @@ def filtered(
             )
         channels, size = next(iter(parts.values()))[0].shape[1:3]
         seal(samples, classes=classes, channels=int(channels), size=int(size))
+        bounds = limits(params.filter, judging.Reference(reference))
         for shard in Shards.open(samples).paths:
             scoring.measure_shard(shard, reference, train, device, scores)
-        scoring.judge_rows(samples, reference, limits(params.filter, judging.Reference(reference)), scores)
+        scoring.judge_rows(samples, reference, bounds, device, scores)
         found = [
             read_shard(scores / shard_name(n), ["reasons"])["reasons"].to_pylist() for n in range(len(parts))
         ]
@@ -190,6 +193,15 @@ def table(result: dict[str, list[float]]) -> str:
     for name, shares in result.items():
         lines.append(f"{name:{width}}  {100 * np.mean(shares):6.2f}  {100 * min(shares):7.2f}")
     return "\n".join(lines)
+
+
+def markdown(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """The README's table: by kind and dataset, the share found in %, the least of the seeds in brackets."""
+    lines = [["", *(f"`{name}`" for name in results)], ["---"] * (1 + len(results))]
+    for kind in next(iter(results.values())):
+        shares = [found[kind] for found in results.values()]
+        lines.append([kind, *(f"{100 * np.mean(s):.1f} ({100 * min(s):.1f})" for s in shares)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

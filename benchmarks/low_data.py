@@ -24,7 +24,8 @@ import yaml
 from tasks import dvc, recipe
 from tasks.errors import UserError
 from tasks.layout import PARAMS, REPORT, ROOT, SCORES, UNFINISHED
-from tasks.params import Params, parse
+from tasks.params import Params
+from tasks.reading import parse
 from tasks.recipe import Recipe
 from tasks.shards import file_digest, write_text
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from tasks.layout import PARAMS
-from tasks.params import read
+from tasks.reading import read
 
 
 class Craft:

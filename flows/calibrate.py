@@ -17,13 +17,14 @@ def calibrate(
     machine: Machine = Machine(),
 ) -> Path:
     """Fit the judge, and keep with it the features and measures of real images it never saw."""
-    from tasks import device, judging, originals  # torch: not before it is needed
+    from tasks import device, extracting, judging, originals  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision)
     made_by = recipe("calibrate", {"calibrate": params}, [train, calibrate], on.facts)
     with unfinished(out, made_by) as work:
         craft(judging.fit_judge)(train, params, on, work.path)
         craft(originals.measure_real)(train, calibrate, on, work.path)
+        craft(extracting.measure_extractors)(train, calibrate, params, on, work.path)
         return work.seal()
 
 

@@ -33,7 +33,7 @@ def filter(
         measure_shard.map(
             samples.paths, unmapped(reference), unmapped(train), unmapped(on), unmapped(work.path)
         ).result()
-        metrics = craft(scoring.judge_rows)(synthetic, reference, bounds, work.path)
+        metrics = craft(scoring.judge_rows)(synthetic, reference, bounds, on, work.path)
         show_table("filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items()])
         scoring.tell_shortage(metrics["shortage"])
         return work.seal(classes=samples.classes, filter=params.model_dump(mode="json"), reasons=MEANINGS)

@@ -33,7 +33,8 @@ from flows.server import Server
 from tasks.children import die_with_parent
 from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
-from tasks.params import Params, check_families, read
+from tasks.params import Params
+from tasks.reading import check_families, read
 
 log = logging.getLogger("mintage.stage")
 PARENT = "MINTAGE_TASK_RUN"

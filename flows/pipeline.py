@@ -14,7 +14,7 @@ from flows.footer import PARENT, connected, plainly
 from flows.server import Server
 from tasks import dvc
 from tasks.layout import PARAMS, ROOT
-from tasks.params import check_families, read
+from tasks.reading import check_families, read
 
 
 @task(task_run_name="{stage}", persist_result=False, cache_policy=NO_CACHE)

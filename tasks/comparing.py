@@ -90,6 +90,18 @@ def against(fake: Crowd, real: Crowd) -> dict[str, Estimate | None]:
     return found | _rates(fake)
 
 
+def values(fake_ND: Tensor, real_MD: Tensor) -> dict[str, float | None]:
+    """The measures of a set in any features, without intervals; None where a set has too few rows."""
+    names = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
+    if min(len(fake_ND), len(real_MD)) <= LEAST:
+        return dict.fromkeys(names)
+    pair = fake_ND, real_MD
+    rows = (*measures.precision_recall(*pair), *measures.density_coverage(*pair))
+    found = (measures.frechet_distance(*pair), measures.kernel_distance(*pair)[0])
+    every = (*found, *(float(each.double().mean()) for each in rows))
+    return {name: round(value, 6) for name, value in zip(names, every, strict=True)}
+
+
 def _of_class(fake: Crowd, real: Crowd) -> dict[str, Estimate | None]:
     """What can be told of one class, by little: a kernel distance takes half of the smaller set."""
     found: dict[str, Estimate | None] = dict.fromkeys(("frechet_distance", "kernel_distance"))

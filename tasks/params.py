@@ -3,30 +3,20 @@
 A section is a stage's params; `machine` says how work is carried out, and is no stage's.
 """
 
-import contextlib
-import difflib
-import hashlib
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from tasks.arms import checked
-from tasks.errors import UserError
-from tasks.layout import PARAMS, ROOT, UNFINISHED
 
 Precision = Literal["auto", "fp32", "bf16"]
-T = TypeVar("T", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -79,6 +69,8 @@ class CalibrateParams(Section):
     images: int = Field(60_000, gt=0)
     batch: int = Field(128, gt=1)
     learning_rate: float = Field(4e-3, gt=0)
+    extractors: list[Literal["efficientnet_lite0", "inception_v3", "dinov2"]] = []
+    extractor_images: int = Field(2_000, gt=5)
     precision: Precision = "auto"
     seed: int = Field(1, ge=0, lt=2**31)
 
@@ -241,103 +233,3 @@ class Params(Section):
     def family(self) -> dict[str, Any]:
         """The block of the family that `train.family` names."""
         return self.families[self.train.family]
-
-
-def read(path: Path) -> Params:
-    """Read and check params.yaml as a whole, so that a late stage's typo is found before any work.
-
-    Raises UserError that names the key, what was found and the mend.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: not found. Run this from the project's root, where params.yaml lies.")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML.\n{_short(str(error))}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected sections such as `ingest:`, found {type(found).__name__}.")
-    params = parse(Params, found, str(path))
-    if params.train.family not in params.families:
-        raise UserError(
-            f"{path}: train.family: no family {params.train.family!r}. "
-            f"Choose one of the blocks under families: {', '.join(sorted(params.families))}."
-        )
-    return params
-
-
-def parse(model: type[T], found: dict[str, Any], where: str, prefix: str = "") -> T:
-    """Build `model` from plain values. Raises UserError naming each bad key, three at most."""
-    try:
-        return model.model_validate(found)
-    except ValidationError as error:
-        errors = error.errors()
-        lines = [f"{where}: {_explain(model, e, prefix)}" for e in errors[:3]]
-        if len(errors) > 3:
-            lines.append(f"... and {len(errors) - 3} more")
-        raise UserError("\n".join(lines)) from None
-
-
-def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = prefix + ".".join(location)
-    if error["type"] == "extra_forbidden":
-        known = _keys(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, 1)
-        mend = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
-        return f"{key}: unknown key; {mend}"
-    if error["type"] == "missing":
-        return f"{key}: missing; add it, as in the README's table of params."
-    return f"{key}: found {error['input']!r}. {error['msg'].removeprefix('Value error, ')}."
-
-
-def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys that a block of params.yaml knows, following `path` from `model`."""
-    for part in path:
-        field = model.model_fields.get(part)
-        inner = _plain(field.annotation) if field else None
-        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Bound
-    return sorted(model.model_fields)
-
-
-def _plain(kind: Any) -> Any:
-    """A type without its `| None`."""
-    kinds = [k for k in get_args(kind) if k is not type(None)]
-    return kinds[0] if len(kinds) == 1 else kind
-
-
-def _short(text: str) -> str:
-    return "\n".join(text.splitlines()[:4])
-
-
-def check_families(params: Params, sound: Path = UNFINISHED / "families") -> None:
-    """Hold every block under `families:` against its family's Config, and the size against train.family.
-
-    A Config lies beside its networks, so asking it imports torch, which takes seconds. So the digest
-    of what was found right is kept in `sound`, and not asked about again. Raises UserError naming the key.
-    """
-    images = (params.train.family, params.preprocess.channels, params.preprocess.size)
-    asked = hashlib.sha256(json.dumps([params.families, images], sort_keys=True).encode())
-    for file in sorted((ROOT / "models/families").glob("*.py")):
-        asked.update(file.name.encode() + file.read_bytes())
-    with contextlib.suppress(OSError):
-        if sound.read_text() == asked.hexdigest():
-            return
-    from models.families import Spec, load, names
-
-    for name, block in params.families.items():
-        if name not in names():
-            near = difflib.get_close_matches(name, names(), 1)
-            mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}."
-            raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
-        parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
-    name, channels, size = images
-    family = load(name)
-    try:
-        family.build(family.Config(**params.family), Spec(channels, size, size, classes=0))
-    except ValueError as error:
-        raise UserError(
-            f"{PARAMS}: families.{name} with preprocess.size {size}, channels {channels}: {error}."
-        ) from None
-    with contextlib.suppress(OSError):
-        sound.parent.mkdir(parents=True, exist_ok=True)
-        sound.write_text(asked.hexdigest())

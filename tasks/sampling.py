@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from models.families import Spec, load
 from tasks.device import Device
 from tasks.errors import UserError
-from tasks.params import GenerateParams, parse
+from tasks.params import GenerateParams
 from tasks.progress import Progress
+from tasks.reading import parse
 from tasks.shards import Shards, image_column, png, sample_table, shard_name, spans, write_shard
 
 KNOBS = ("steps", "guidance", "sampler")

@@ -19,6 +19,7 @@ NO_DEPS = {
     "tasks/errors.py",
     "tasks/layout.py",
     "tasks/params.py",
+    "tasks/reading.py",
     "tasks/progress.py",
 }
 

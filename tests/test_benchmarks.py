@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contest, families, low_data, peers
+from benchmarks import contest, families, faults, low_data, peers
 from models.families import Spec, load
-from tasks import dvc, judging
+from tasks import dvc, judging, originals
 from tasks.errors import UserError
-from tasks.params import CalibrateParams, Params, read
+from tasks.params import CalibrateParams, Params
+from tasks.reading import read
 from tests import making
 from tests.house import PARAMS, ROOT, STAGES
 
@@ -50,7 +51,7 @@ def data(tmp_path_factory):
     train, calibrate = root / "real/train", root / "real/calibrate"
     device = bench(root).device
     judging.fit_judge(train, CalibrateParams(images=400, batch=20), device, root / "reference")
-    judging.measure_real(train, calibrate, device, root / "reference")
+    originals.measure_real(train, calibrate, device, root / "reference")
     return root
 
 
@@ -158,6 +159,25 @@ def test_a_peer_has_about_as_many_parameters():
 def test_a_peer_halves_sides_without_padding(side, levels):
     config = next(peers.unets(Spec(1, side, side, 10)))
     assert len(config["block_out_channels"]) == len(config["up_block_types"]) == levels
+
+
+def test_planted_faults_are_counted_by_kind_and_kept(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "EACH", 10)
+    monkeypatch.setattr(faults, "read", lambda path: bench(data).params)
+    faults.main(["--data", str(data), "--seeds", "2", "--name", "bars", "--results", str(tmp_path)])
+    found = json.loads((tmp_path / "faults-bars.json").read_text())
+    others = {"swapped label", "collapsed class", "sound, lost", "sound, called a copy"}
+    assert set(found) == {*faults.COPIES, *faults.RUINS, *others}
+    assert all(len(shares) == 2 for shares in found.values())
+    assert found["exact copy"] == [1, 1]
+    assert found["collapsed class"] == [1, 1]
+    assert found["sound, called a copy"] == [0, 0]
+
+
+def test_the_readme_tells_the_planted_faults_as_they_were_found():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    kept = {n: json.loads((ROOT / f"benchmarks/results/faults-{n}.json").read_text()) for n in faults.SHOWN}
+    assert faults.markdown(kept) in readme
 
 
 @pytest.mark.parametrize("name", ["mnist5k-3min", "cifar10-5k-5min"])

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from models.families import load
 from tasks import layout
-from tasks.params import Params, read
+from tasks.params import Params
+from tasks.reading import read
 from tests.house import NO_DEPS, PARAMS, ROOT, STAGES, closure, families, modules
 
 CODE = (".py", ".j2")

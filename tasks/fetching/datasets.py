@@ -12,7 +12,8 @@ from PIL import Image
 
 from tasks.errors import UserError
 from tasks.fetching.source import Item, Source, in_order
-from tasks.params import Section, parse
+from tasks.params import Section
+from tasks.reading import parse
 from tasks.shards import png
 
 GIVEN = {"train": "train", "val": "calibrate", "valid": "calibrate", "test": "test"}

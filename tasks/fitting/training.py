@@ -22,7 +22,8 @@ from models.ema import EMA
 from models.families import Batch, Spec, load
 from tasks.device import Device
 from tasks.errors import UserError
-from tasks.params import TrainParams, parse
+from tasks.params import TrainParams
+from tasks.reading import parse
 from tasks.shards import Shards, whole
 
 log = logging.getLogger("mintage.train")

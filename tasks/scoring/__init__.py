@@ -74,7 +74,7 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
 
 
 def judge_rows(
-    synthetic: Path, reference: Path, limits: dict[str, np.ndarray], folder: Path
+    synthetic: Path, reference: Path, limits: dict[str, np.ndarray], device: Device, folder: Path
 ) -> dict[str, Any]:
     """Judge every sample and write its scores, a shard for each of `synthetic`'s; return the metrics.
 
@@ -106,7 +106,7 @@ def judge_rows(
         )
         write_shard(folder / shard.name, scores_table(given, verdicts, shard))
         start = stop
-    metrics = summary(samples, real, paths, reasons, against_NR, columns.get("leader"), limits)
+    metrics = summary(samples, real, paths, reasons, against_NR, columns.get("leader"), limits, device)
     for path in paths:
         path.unlink()
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")

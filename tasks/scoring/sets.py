@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from tasks.comparing import Crowd, compare, crowd
+from tasks.device import Device
+from tasks.extracting import compare_samples
 from tasks.judging import Reference
 from tasks.scoring.measured import column
 from tasks.shards import Shards
@@ -14,7 +16,7 @@ from tasks.shards import Shards
 
 def summary(
     samples: Shards, real: Reference, paths: list[Path], reasons: list[str], against_NR: np.ndarray,
-    leader_N: np.ndarray | None, limits: dict[str, np.ndarray],
+    leader_N: np.ndarray | None, limits: dict[str, np.ndarray], device: Device,
 ) -> dict[str, Any]:  # fmt: skip
     """What metrics.json says. `against_NR` (N, R): which of the reasons speak against each sample."""
     labels_N, classes = samples.labels(), samples.classes
@@ -42,6 +44,7 @@ def summary(
         "after": after["measures"],
         "scale": scale["measures"],
         "interval": {"before": before["interval"], "after": after["interval"], "scale": scale["interval"]},
+        "extractors": compare_samples(samples, kept_N, real.folder, device),
         "set_notes": list(dict.fromkeys([*before["notes"], *after["notes"]])),
         "per_class": {
             name: {

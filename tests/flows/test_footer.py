@@ -14,7 +14,7 @@ import yaml
 from flows import footer, server
 from flows.footer import arguments_of
 from tasks.errors import PassingError, UserError
-from tasks.params import read
+from tasks.reading import read
 from tests.house import PARAMS, ROOT, STAGES
 
 

@@ -33,7 +33,7 @@ def test_gradient_goes_back_to_the_images_and_not_to_the_network():
     x = pictures().requires_grad_()
     features.perceptual_distance(x, pictures().flip(0)).sum().backward()
     assert x.grad.abs().sum() > 0
-    network = features._network(torch.device("cpu"))
+    network = features.network(torch.device("cpu"))
     assert not any(p.requires_grad for p in network.parameters())
 
 

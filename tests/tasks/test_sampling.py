@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import fitting, judging, sampling, watchdog
+from tasks import fitting, judging, originals, sampling, watchdog
 from tasks.device import prepare
 from tasks.errors import UserError
 from tasks.params import CalibrateParams, GenerateParams, Machine, TrainParams
@@ -28,7 +28,7 @@ def made(request, tmp_path_factory):
     reference = root / "reference"
     reference.mkdir()
     judging.fit_judge(real, CalibrateParams(images=320, batch=32, precision="fp32"), DEVICE, reference)
-    judging.measure_real(real, making.real(root / "calibrate", 10, seed=2), DEVICE, reference)
+    originals.measure_real(real, making.real(root / "calibrate", 10, seed=2), DEVICE, reference)
     params = TrainParams(family=request.param, images=64, batch=16, ema_images=16, precision="fp32")
     with pytest.MonkeyPatch.context() as patch:
         # So short a training shows no classes yet: ask for none, and for no metric within its bounds.

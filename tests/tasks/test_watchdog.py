@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.families import Alarm
-from tasks import judging, watchdog
+from tasks import judging, originals, watchdog
 from tasks.device import prepare
 from tasks.params import CalibrateParams, Machine
 from tasks.shards import Shards
@@ -164,7 +164,7 @@ def calibrated(root, classes=making.CLASSES):
     folder.mkdir()
     params = CalibrateParams(images=3_000, batch=32, precision="fp32")
     judging.fit_judge(train, params, DEVICE, folder)
-    judging.measure_real(train, held_out, DEVICE, folder)
+    originals.measure_real(train, held_out, DEVICE, folder)
     return Examiner(judging.Reference(folder), DEVICE), Shards.open(held_out)
 
 

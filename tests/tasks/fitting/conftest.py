@@ -1,6 +1,6 @@
 import pytest
 
-from tasks import fitting, judging, watchdog
+from tasks import fitting, judging, originals, watchdog
 from tasks.params import CalibrateParams
 from tests import making
 from tests.tasks.fitting.training import DEVICE
@@ -17,7 +17,7 @@ def _calibrated(root, classes):
     reference = root / "reference"
     reference.mkdir()
     judging.fit_judge(train, CalibrateParams(images=1_500, batch=32, precision="fp32"), DEVICE, reference)
-    judging.measure_real(train, held_out, DEVICE, reference)
+    originals.measure_real(train, held_out, DEVICE, reference)
     return train, reference
 
 

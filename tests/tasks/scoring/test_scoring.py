@@ -42,7 +42,7 @@ def score(folder, known, x, labels, classes=making.CLASSES, wanted=None, **chang
     for shard in Shards.open(synthetic).paths:
         scoring.measure_shard(shard, reference, train, DEVICE, out)
     bounds = limits(params(**changes), judging.Reference(reference))
-    metrics = scoring.judge_rows(synthetic, reference, bounds, out)
+    metrics = scoring.judge_rows(synthetic, reference, bounds, DEVICE, out)
     seal(out, classes=classes)
     rows = [row for p in Shards.open(out).paths for row in read_shard(p).to_pylist()]
     return rows, metrics, out

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from tasks.errors import UserError
-from tasks.params import Machine, Params, check_families, parse, read
+from tasks.params import Machine, Params
+from tasks.reading import check_families, parse, read
 from tests.house import PARAMS, ROOT
 
 
