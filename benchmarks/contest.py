@@ -152,7 +152,8 @@ class Bench:
     def draw(self, trained: Trained, most: int | None = None) -> probing.Images:
         """As many samples as there are train images, or the first `most` of them."""
         batch, labels, drawn = self.params.generate.batch, self.labels[:most], []
-        params = GenerateParams(batch=batch)
+        knobs = {name: getattr(self.params.generate, name) for name in sampling.KNOBS}
+        params = GenerateParams(batch=batch, **knobs)
         seeds = [sampling.sample_seed(self.params.generate.seed, n) for n in range(len(labels))]
         for at in range(0, len(labels), batch):
             part = slice(at, at + batch)
