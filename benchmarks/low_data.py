@@ -85,13 +85,15 @@ def run(
     return rows
 
 
-def params_of(count: int, changes: Sequence[str], seeds: int) -> dict[str, Any]:
-    """params.yaml as plain values with `count` real images a class, and every `key=value` of `changes`.
+def params_of(
+    count: int | None, changes: Sequence[str], seeds: int, arms: Sequence[str] = ARMS
+) -> dict[str, Any]:
+    """params.yaml as plain values with `count` real images a class (None: all), and every `key=value`.
 
     Raises UserError that names a change which params.yaml does not know.
     """
     found = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
-    found["evaluate"] |= {"arms": ARMS, "seeds": seeds}
+    found["evaluate"] |= {"arms": list(arms), "seeds": seeds}
     found |= {"gates": {}}
     for change in changes:
         key, equals, value = change.partition("=")
@@ -102,7 +104,7 @@ def params_of(count: int, changes: Sequence[str], seeds: int) -> dict[str, Any]:
         if not equals or not isinstance(block, dict) or not path:
             raise UserError(f"--set {change}: write it as section.key=value, as in params.yaml.")
         block[last] = yaml.safe_load(value)
-    found["preprocess"]["train_per_class"] = count
+    found["preprocess"]["train_per_class"] = count or found["preprocess"]["train_per_class"]
     source = Path(str(found["ingest"]["source"]))
     if (ROOT / source).exists():
         found["ingest"]["source"] = str(ROOT / source)  # may be no part of what is copied
@@ -145,7 +147,8 @@ def measured(params: Mapping[str, Any], made_by: Recipe) -> dict[str, Any]:
     copy = ROOT / UNFINISHED / "low_data" / made_by.digest
     project(copy, params)
     for stage in dvc.stages(copy):
-        logging.info("low_data, %s a class: %s", params["preprocess"]["train_per_class"], stage)
+        cut, family = params["preprocess"]["train_per_class"], params["train"]["family"]
+        logging.info("%s, %s real images a class: %s", family, cut or "all", stage)
         dvc.reproduce(stage, copy, {"PREFECT_HOME": str(copy / ".prefect")})
         if stage == LAST:
             break
