@@ -141,7 +141,7 @@ def write_page(
 
 def arm_words(arm: str) -> str:
     """An arm as the reader is told of it."""
-    return words.ARMS.get(arm, arm)
+    return words.ARMS[arm]
 
 
 def thousands(value: int | None) -> str:
@@ -167,7 +167,7 @@ def recommendation(metrics: Mapping[str, Any]) -> str | None:
     if found.get("ratio") is None:
         return None
     ratio = f"{found['ratio']:g}" if isinstance(found["ratio"], int | float) else str(found["ratio"])
-    chosen = f", chosen on {found['chosen_on']}" if found.get("chosen_on") else ""
+    chosen = f", chosen on the {found['chosen_on']} split" if found.get("chosen_on") else ""
     line = f"Recommended: {ratio} synthetic images for each real one{chosen}."
     return f"{line} {found['why']}" if found.get("why") else line
 

@@ -189,7 +189,7 @@ def test_card_names_two_configs_and_what_was_measured(folder):
     names = front["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]
     assert list(names.values()) == making.CLASSES
     for told in ("Adding the synthetic images helps.", "87.50 %", "3.25", "c0ffee", "not measured", "max 9",
-                 "6 as `copy`", "| 0 | bar | 16 |",
+                 "6 as `copied`", "| 0 | bar | 16 |",
                  "| real | 60 | 90.00 % | 87.50 to 92.50 % | not measured |",
                  "**Recommended ratio:** 1.5 synthetic images for each real one. It was"):  # fmt: skip
         assert told in text, told
