@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tasks import judging, scoring
+from tasks import scoring
 from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
 from tasks.params import Params
 from tasks.reading import read
-from tasks.scoring.limits import limits
 from tasks.shards import (
     Shards,
     image_column,
@@ -43,6 +42,8 @@ SHOWN = ("mnist5k", "cifar10-5k")  # in the README
 EACH = 200  # images of each kind of fault
 COLLAPSED = 5  # images that a class collapses to
 COPIED = ("identical", "copied")
+LABELS = ("unlike_label", "ambiguous", "uncertain")  # a repeat of its sound twin is no swap that was found
+COSTS = ("sound, lost", "sound, called a copy")  # of which the most is the worst
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # images (N, C, H, W) uint8 and labels (N,) by kind of fault
 
 
@@ -129,28 +130,30 @@ def trial(params: Params, data: Path, seed: int) -> dict[str, float]:
     real = {name: Shards.open(data / "real" / name) for name in ("train", "test")}
     x, y = ({name: take(s) for name, s in real.items()} for take in (Shards.pixels, Shards.labels))
     rng = np.random.default_rng(seed)
-    parts: Parts = {"sound": (x["test"], y["test"])}
+    shown = rng.permutation(np.flatnonzero(y["test"] == y["test"].max()))[:COLLAPSED]
+    left = np.setdiff1d(np.arange(len(y["test"])), shown)  # or the five would be repeats of other ones
+    parts: Parts = {"sound": (x["test"][left], y["test"][left])}
+    pool = {"train": np.arange(len(y["train"])), "test": left}
     for kinds, split in ((COPIES, "train"), (RUINS, "test")):
         for name, fault in kinds.items():
-            rows = rng.permutation(len(x[split]))[:EACH]
+            rows = rng.permutation(pool[split])[:EACH]
             parts[name] = np.ascontiguousarray(fault.change(x[split][rows], rng)), y[split][rows]
     classes = real["train"].classes
     if len(classes) > 1:
-        rows = rng.permutation(len(x["test"]))[:EACH]
+        rows = rng.permutation(left)[:EACH]
         other = (y["test"][rows] + rng.integers(1, len(classes), len(rows))) % len(classes)
         parts["swapped label"] = x["test"][rows], other
-    shown = rng.permutation(np.flatnonzero(y["test"] == y["test"].max()))[:COLLAPSED]
     rows = np.repeat(shown, EACH // COLLAPSED)
     parts["collapsed class"] = x["test"][rows], y["test"][rows]
     device = prepare(params.machine, params.filter.precision)
     reasons = filtered(params, data, parts, classes, device)
     found = {}
     for name, why in reasons.items():
-        wanted = (COPIES | RUINS).get(name, Fault(shifted, ())).reasons
+        wanted = LABELS if name == "swapped label" else (COPIES | RUINS).get(name, Fault(shifted, ())).reasons
         found[name] = float(np.mean([bool(set(w) & set(wanted)) if wanted else bool(w) for w in why]))
     found["sound, called a copy"] = float(np.mean([bool(set(w) & set(COPIED)) for w in reasons["sound"]]))
-    # All of the collapsed class repeat a test image that is among the sound ones, too.
-    found["collapsed class"] = float(np.mean(["duplicate" in w for w in reasons["collapsed class"]]))
+    repeats = sum("duplicate" in w for w in reasons["collapsed class"])
+    found["collapsed class"] = repeats / (EACH // COLLAPSED * COLLAPSED - COLLAPSED)  # the five may stay
     return {f"{name}, lost" if name == "sound" else name: round(share, 4) for name, share in found.items()}
 
 
@@ -176,10 +179,9 @@ def filtered(
             )
         channels, size = next(iter(parts.values()))[0].shape[1:3]
         seal(samples, classes=classes, channels=int(channels), size=int(size))
-        bounds = limits(params.filter, judging.Reference(reference))
         for shard in Shards.open(samples).paths:
             scoring.measure_shard(shard, reference, train, device, scores)
-        scoring.judge_rows(samples, reference, bounds, device, scores)
+        scoring.judge_rows(samples, reference, params.filter, device, scores)
         found = [
             read_shard(scores / shard_name(n), ["reasons"])["reasons"].to_pylist() for n in range(len(parts))
         ]
@@ -187,20 +189,25 @@ def filtered(
 
 
 def table(result: dict[str, list[float]]) -> str:
-    """The share of each kind that was found, the mean and the least over seeds."""
+    """The share of each kind that was found, the mean and the worst of the seeds."""
     width = max(map(len, result))
-    lines = [f"{'':{width}}  mean %  least %"]
+    lines = [f"{'':{width}}  mean %  worst %"]
     for name, shares in result.items():
-        lines.append(f"{name:{width}}  {100 * np.mean(shares):6.2f}  {100 * min(shares):7.2f}")
+        lines.append(f"{name:{width}}  {100 * np.mean(shares):6.2f}  {100 * worst(name, shares):7.2f}")
     return "\n".join(lines)
 
 
+def worst(kind: str, shares: Sequence[float]) -> float:
+    """The least that was found of a fault, or the most that was lost of sound images."""
+    return max(shares) if kind in COSTS else min(shares)
+
+
 def markdown(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """The README's table: by kind and dataset, the share found in %, the least of the seeds in brackets."""
+    """The README's table: by kind and dataset, the share found in %, the worst of the seeds in brackets."""
     lines = [["", *(f"`{name}`" for name in results)], ["---"] * (1 + len(results))]
     for kind in next(iter(results.values())):
         shares = [found[kind] for found in results.values()]
-        lines.append([kind, *(f"{100 * np.mean(s):.1f} ({100 * min(s):.1f})" for s in shares)])
+        lines.append([kind, *(f"{100 * np.mean(s):.1f} ({100 * worst(kind, s):.1f})" for s in shares)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -31,7 +31,6 @@ from tasks.device import Device, prepare
 from tasks.layout import PARAMS, ROOT
 from tasks.params import Params
 from tasks.reading import read
-from tasks.scoring.limits import limits
 from tasks.shards import Shards, image_column, png, sample_table, seal, shard_name, write_shard, write_text
 
 RESULT = ROOT / "benchmarks/results/measures.json"
@@ -190,8 +189,7 @@ def filtered(params: Params, data: Path, drawn: Path, device: Device, work: str)
     out.mkdir()
     for shard in Shards.open(drawn).paths:
         scoring.measure_shard(shard, data / "reference", data / "real/train", device, out)
-    bounds = limits(params.filter, judging.Reference(data / "reference"))
-    scoring.judge_rows(drawn, data / "reference", bounds, device, out)
+    scoring.judge_rows(drawn, data / "reference", params.filter, device, out)
 
 
 def timed(work: Any) -> float:

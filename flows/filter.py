@@ -28,12 +28,12 @@ def filter(
     made_by = recipe("filter", {"filter": params}, [synthetic, reference, train], on.facts)
     with unfinished(out, made_by) as work:
         samples = Shards.open(synthetic)
-        bounds = limits(params, judging.Reference(reference))
+        limits(params, judging.Reference(reference))  # a class that there is not is told before any work
         measure_shard = craft(scoring.measure_shard, machine.max_retries)
         measure_shard.map(
             samples.paths, unmapped(reference), unmapped(train), unmapped(on), unmapped(work.path)
         ).result()
-        metrics = craft(scoring.judge_rows)(synthetic, reference, bounds, on, work.path)
+        metrics = craft(scoring.judge_rows)(synthetic, reference, params, on, work.path)
         show_table("filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items()])
         scoring.tell_shortage(metrics["shortage"])
         return work.seal(classes=samples.classes, filter=params.model_dump(mode="json"), reasons=MEANINGS)

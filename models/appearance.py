@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024
+PIXELS = 2**22  # measured at once
 FLAT = 4.0  # grey levels within which neighbouring pixels count as one plain area
 
 
@@ -17,7 +17,10 @@ def appearance(x_NCHW: Tensor) -> dict[str, Tensor]:
     blank: share of pixels that differ from none of their eight neighbours by more than 4 grey levels.
     saturated: share of values that are 0 or 255.
     """
-    parts = [_appearance(x_BCHW) for x_BCHW in x_NCHW.split(CHUNK)]
+    parts = [
+        _appearance(x_BCHW)
+        for x_BCHW in x_NCHW.split(max(1, PIXELS // x_NCHW[0].numel()) if len(x_NCHW) else 1)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -5,6 +5,7 @@ line gives the same numbers. EfficientNet-Lite0 comes in a package; the weights 
 fetched when they are first asked for.
 """
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +31,7 @@ class EfficientNetLite0(FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
         super().__init__(name, features_list)
-        self.model = features.network(torch.device("cpu"))
+        self.model = copy.deepcopy(features.network(torch.device("cpu")))  # it is moved, that one stays
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

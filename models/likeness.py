@@ -15,6 +15,7 @@ COARSE = 8  # pixels a side, for a first look
 FLOOR = 8.0  # grey levels of deviation below which contrast is not stretched: it would be noise
 SHIFTS = (-1, 0, 1)  # pixels of a thumbnail, along each axis
 CHUNK = 1024
+FEW = 64  # of images that may be large
 
 
 def thumbnails(x_NCHW: Tensor) -> Tensor:
@@ -22,8 +23,10 @@ def thumbnails(x_NCHW: Tensor) -> Tensor:
     sides = min(SIDE, x_NCHW.shape[2]), min(SIDE, x_NCHW.shape[3])
     if sides == tuple(x_NCHW.shape[2:]):
         return x_NCHW
-    parts = [F.adaptive_avg_pool2d(x_BCHW.float(), sides).round() for x_BCHW in x_NCHW.split(CHUNK)]
-    return torch.cat(parts).to(torch.uint8)
+    parts = [
+        F.adaptive_avg_pool2d(x_BCHW.float(), sides).round().to(torch.uint8) for x_BCHW in x_NCHW.split(64)
+    ]
+    return torch.cat(parts)
 
 
 def signature(thumbs_NCHW: Tensor) -> Tensor:

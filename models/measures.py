@@ -34,10 +34,10 @@ def inception_score(probs_NK: Tensor) -> float:
 
     Salimans et al. 2016, arXiv 1606.03498, section 4, over the whole set at once.
     """
-    probs_NK = probs_NK.double()
-    marginal_K = probs_NK.mean(0)
-    gain = torch.special.entr(marginal_K).sum() - torch.special.entr(probs_NK).sum(1).mean()
-    return float(gain.exp())
+    parts = [part.double() for part in probs_NK.split(CHUNK)]
+    marginal_K = sum(part.sum(0) for part in parts) / len(probs_NK)
+    own = sum(torch.special.entr(part).sum() for part in parts) / len(probs_NK)
+    return float((torch.special.entr(torch.as_tensor(marginal_K)).sum() - own).exp())
 
 
 def balance(labels_N: Tensor, classes: int) -> float:
@@ -91,7 +91,7 @@ def kernel_distance(
         raise ValueError("a kernel distance needs 2 rows a set or more")
     fake_ND, real_MD = fake_ND.detach().cpu(), real_MD.detach().cpu()
     draws = _draws((len(fake_ND), len(real_MD)), rows, subsets)
-    found = [_mmd(fake_ND[f].double(), real_MD[r].double()) for f, r in draws]
+    found = [mmd(fake_ND[f], real_MD[r]) for f, r in draws]
     return float(np.mean(found)), float(np.std(found))
 
 
@@ -102,10 +102,12 @@ def _draws(sizes: tuple[int, int], rows: int, count: int) -> Iterator[tuple[Tens
         yield torch.from_numpy(fake), torch.from_numpy(real)
 
 
-def _mmd(a_ND: Tensor, b_ND: Tensor) -> float:
-    n, size = a_ND.shape
-    aa, bb, ab = ((x @ y.T / size + 1) ** 3 for x, y in ((a_ND, a_ND), (b_ND, b_ND), (a_ND, b_ND)))
-    own = (aa.sum() - aa.trace() + bb.sum() - bb.trace()) / (n * (n - 1))
+def mmd(a_ND: Tensor, b_MD: Tensor) -> float:
+    """The unbiased squared MMD of two sets under the kernel of `kernel_distance`, all pairs at once."""
+    a_ND, b_MD = a_ND.double(), b_MD.double()
+    (n, size), m = a_ND.shape, len(b_MD)
+    aa, bb, ab = ((x @ y.T / size + 1) ** 3 for x, y in ((a_ND, a_ND), (b_MD, b_MD), (a_ND, b_MD)))
+    own = (aa.sum() - aa.trace()) / (n * (n - 1)) + (bb.sum() - bb.trace()) / (m * (m - 1))
     return float(own - 2 * ab.mean())
 
 

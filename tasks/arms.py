@@ -17,6 +17,7 @@ KINDS = (
     "synthetic_soft",
     "real_synthetic",
 )
+MOST = 1e6
 RATED = ("synthetic", "synthetic_soft", "real_synthetic")
 PAIRS = (
     ("synthetic", "real"),
@@ -51,8 +52,8 @@ def parse(name: str) -> Arm:
         number = float(ratio)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"a ratio is a number above 0; write it as in '{kind}@3'")
+    if not 0 < number <= MOST:
+        raise ValueError(f"a ratio is a number above 0, at most {MOST:g}; write it as in '{kind}@3'")
     return Arm(kind, number)
 
 

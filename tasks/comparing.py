@@ -20,6 +20,7 @@ from tasks.judging import Reference
 LEVEL = 1.96  # standard deviations that hold 95 %
 REPLICATES, HALVES = 1000, 20
 LEAST = 5  # rows, below which no measure that looks for neighbours is taken
+MOST = 1000  # rows of a side whose kernel distance is varied
 PAIRED = 1000  # rows of a class whose distances to each other tell its diversity
 
 
@@ -121,8 +122,19 @@ def _frechet(fake: Crowd, real: Crowd) -> Estimate:
 def _kernel(fake: Crowd, real: Crowd, subset: int) -> Estimate:
     pair = fake.features_ND, real.features_ND
     value = measures.kernel_distance(*pair, subset)[0]
-    spread = measures.kernel_distance(*pair, min(1000, len(fake) // 2, len(real) // 2))[1]
-    return Estimate(value, value - LEVEL * spread, value + LEVEL * spread)
+    spread = LEVEL * math.sqrt(_varied(*pair) + _varied(*pair[::-1]))
+    return Estimate(value, value - spread, value + spread)
+
+
+def _varied(a_ND: Tensor, b_MD: Tensor) -> float:
+    """The variance of a kernel distance that comes from the rows of `a`, told by random halves of them."""
+    random, n = torch.Generator().manual_seed(0), len(a_ND)
+    rows = min(MOST, n // 2)
+    found = [
+        measures.mmd(a_ND[torch.randperm(n, generator=random)[:rows]], b_MD[:MOST]) for _ in range(HALVES)
+    ]
+    # Draws without replacement vary by 1 / rows - 1 / n of what one row does, the whole set by 1 / n.
+    return float(np.var(found, ddof=1)) * (1 / n) / (1 / rows - 1 / n)
 
 
 def _inception_score(fake: Crowd) -> Estimate | None:
@@ -159,13 +171,13 @@ def _diversity(fake: Crowd) -> Estimate | None:
     # A mean over pairs varies with its rows' own means, twice over (Hoeffding 1948).
     spread = LEVEL * 2 * float(mean_N.std()) / math.sqrt(count)
     value = float(mean_N.mean())
-    return Estimate(value, value - spread, value + spread)
+    return Estimate(value, value - spread, value + spread) if count > LEAST else Estimate(value)
 
 
 def _mean(parts: list[Estimate | None]) -> Estimate | None:
-    """The mean of independent estimates; None if one is missing."""
+    """The mean of those independent estimates that there are; None if there is none."""
     known = [(p.value, (p.high or p.value) - p.value) for p in parts if p is not None]
-    if not known or len(known) < len(parts):
+    if not known:
         return None
     value = sum(v for v, _ in known) / len(known)
     spread = math.sqrt(sum(s**2 for _, s in known)) / len(known)

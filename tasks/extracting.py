@@ -35,13 +35,9 @@ def measure_extractors(
     """
     notes: dict[str, str] = {}
     for name in params.extractors:
-        try:
-            network = extractors.load(name, torch.device(device.kind))
-        except ValueError as error:
-            raise UserError(f"params.yaml: calibrate.extractors: {error}.") from None
-        except (OSError, RuntimeError) as error:
-            notes[name] = f"left out: its weights can't be fetched ({type(error).__name__})"
-            log.warning("%s %s; the judge's features are used all the same", name, notes[name])
+        network, note = load(name, device)
+        if network is None:
+            notes[name] = note
             continue
         found = {}
         for split, path in (("train", train), ("calibrate", calibrate)):
@@ -52,6 +48,21 @@ def measure_extractors(
         told = {name: notes.get(name) for name in params.extractors}
         write_text(folder / NOTES, json.dumps(told, indent=1) + "\n")
     return notes
+
+
+def load(name: str, device: Device) -> tuple[Any, str]:
+    """The network, or None and why it is left out. Raises UserError if a package is missing that it needs."""
+    try:
+        return extractors.load(name, torch.device(device.kind)), ""
+    except ValueError as error:
+        raise UserError(f"params.yaml: calibrate.extractors: {error}.") from None
+    except OSError as error:
+        note = f"left out: its weights can't be fetched ({type(error).__name__})"
+        log.warning(
+            "%s %s; the judge's features are there all the same. With a network: dvc repro -f calibrate",
+            name, note,
+        )  # fmt: skip
+        return None, note
 
 
 def first(shards: Shards, most: int, kept_N: np.ndarray | None = None) -> Iterator[torch.Tensor]:
@@ -73,12 +84,13 @@ def compare_samples(samples: Shards, kept_N: np.ndarray, reference: Path, device
     """Each network's measures of all samples and of the kept ones, against real ones; or why it has none."""
     found: dict[str, Any] = {}
     for name, note in noted(reference).items():
-        path = reference / FEATURES.format(name)
-        if note:
-            found[name] = {"before": None, "after": None, "scale": None, "note": note}
+        network, why = (None, note) if note else load(name, device)
+        if network is None:
+            nothing = values(torch.zeros(0, 1), torch.zeros(0, 1))
+            found[name] = {"before": nothing, "after": nothing, "scale": nothing, "note": why}
             continue
-        real, on = load_file(path), torch.device(device.kind)
-        network, most = extractors.load(name, on), len(real["train"])
+        real, on = load_file(reference / FEATURES.format(name)), torch.device(device.kind)
+        most = len(real["train"])
         before = extractors.extract(network, first(samples, most), on)
         after = extractors.extract(network, first(samples, most, kept_N), on) if kept_N.any() else before[:0]
         told = {"before": before, "after": after, "scale": real["train"]}

@@ -116,8 +116,14 @@ class Limit(Section):
     """Where a measure's limit lies: a share of held-out real images, or a value; for some classes another."""
 
     share: float | None = Field(None, ge=0.0, le=1.0)
-    value: float | None = None
-    classes: dict[str, float] = {}
+    value: float | None = Field(None, allow_inf_nan=False)
+    classes: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """YAML reads a class called 3 as a number."""
+        return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _one(self) -> "Limit":

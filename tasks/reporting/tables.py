@@ -87,4 +87,6 @@ def shortage(found: Mapping[str, Any]) -> str | None:
 
 def _factor(each: Mapping[str, Any]) -> str:
     factor = each.get("oversample")
-    return f" (draw {factor:.3g} times as many)" if isinstance(factor, int | float) else ""
+    if not isinstance(factor, int | float):
+        return ""
+    return f" (generate.oversample: {factor:g} would do)" if factor else " (none was kept)"

@@ -20,8 +20,9 @@ from models.likeness import rough, signature, thumbnails
 from tasks.device import Device
 from tasks.judging import Reference, measure
 from tasks.originals import LOOKS, Originals, pixel_digest
+from tasks.params import FilterParams
 from tasks.scoring import repeats
-from tasks.scoring.limits import IDENTICAL, MEANINGS, RULES, beyond
+from tasks.scoring.limits import IDENTICAL, MEANINGS, RULES, beyond, for_rates, limits
 from tasks.scoring.measured import Thumbs, column
 from tasks.scoring.sets import summary
 from tasks.shards import Shards, pixels, read_shard, write_shard, write_text
@@ -74,7 +75,7 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
 
 
 def judge_rows(
-    synthetic: Path, reference: Path, limits: dict[str, np.ndarray], device: Device, folder: Path
+    synthetic: Path, reference: Path, params: FilterParams, device: Device, folder: Path
 ) -> dict[str, Any]:
     """Judge every sample and write its scores, a shard for each of `synthetic`'s; return the metrics.
 
@@ -83,18 +84,19 @@ def judge_rows(
     samples, real = Shards.open(synthetic), Reference(reference)
     paths = sorted(folder.glob("measured-*.safetensors"))
     labels_N, ids_N = samples.labels(), samples.table(["id"])["id"]
-    columns: dict[str, Any] = find_repeats(paths, labels_N, limits)
-    against = {IDENTICAL: column(paths, IDENTICAL)} | {
+    switched, rates = limits(params, real), for_rates(params, real)
+    columns: dict[str, Any] = find_repeats(paths, labels_N)
+    told = {IDENTICAL: column(paths, IDENTICAL)} | {
         name: beyond(column(paths, RULES[name].measure), name, limit_K, np.maximum(labels_N, 0))
-        for name, limit_K in limits.items()
+        for name, limit_K in (rates | switched).items()
         if name != "duplicate"
     }
-    if "duplicate" in limits:
-        sound_N = ~np.any(list(against.values()), axis=0)
-        columns |= find_leaders(paths, columns, labels_N, limits["duplicate"], sound_N)
-        against["duplicate"] = columns["leader"] >= 0
-    reasons = [name for name in MEANINGS if name in against]
-    against_NR = np.stack([against[name] for name in reasons], 1)
+    sound_N = ~np.any([told[name] for name in told if name in switched or name == IDENTICAL], axis=0)
+    alike_K = rates.get("duplicate", np.zeros(max(len(samples.classes), 1)))
+    columns |= find_leaders(paths, columns, labels_N, alike_K, sound_N)
+    told["duplicate"] = columns["leader"] >= 0
+    reasons = [name for name in MEANINGS if name in switched or name == IDENTICAL]
+    against_NR = np.stack([told[name] for name in reasons], 1)
     start = 0
     for shard, path in zip(samples.paths, paths, strict=True):
         part = load_file(path)
@@ -106,19 +108,20 @@ def judge_rows(
         )
         write_shard(folder / shard.name, scores_table(given, verdicts, shard))
         start = stop
-    metrics = summary(samples, real, paths, reasons, against_NR, columns.get("leader"), limits, device)
+    copies_N = told[IDENTICAL] | told.get("copied", False)
+    metrics = summary(
+        samples, real, paths, (reasons, against_NR), (told["duplicate"], copies_N), rates, device
+    )
     for path in paths:
         path.unlink()
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     return metrics
 
 
-def find_repeats(
-    paths: list[Path], labels_N: np.ndarray, limits: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def find_repeats(paths: list[Path], labels_N: np.ndarray) -> dict[str, np.ndarray]:
     """Each sample's nearest other sample, by the judge and in pixels, and the pairs that were compared."""
     thumbs = Thumbs(paths)
-    pairs_P2, distance_N, nearest_N = repeats.pairs(*told(paths))
+    pairs_P2, distance_N, nearest_N = repeats.pairs(*proposers(paths))
     apart_P = repeats.residuals(pairs_P2, thumbs)
     least_N = np.full(len(labels_N), repeats.APART, np.float32)
     for side in (0, 1):
@@ -140,10 +143,10 @@ def find_leaders(
     digests = [row.tobytes() for row in column(paths, "digests")]
     pairs_P2, apart_P = columns["pairs"], columns["apart"]
     limit_N, thumbs = limit_K[np.maximum(labels_N, 0)], Thumbs(paths)
-    return {"leader": repeats.leaders(told(paths), pairs_P2, apart_P, digests, limit_N, sound_N, thumbs)}
+    return {"leader": repeats.leaders(proposers(paths), pairs_P2, apart_P, digests, limit_N, sound_N, thumbs)}
 
 
-def told(paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
+def proposers(paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
     """What pairs are proposed by: features, signatures and first looks of all samples."""
     features, signatures, looks = (
         torch.from_numpy(column(paths, n)) for n in ("features", "signatures", "looks")
@@ -151,14 +154,15 @@ def told(paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
     return features, signatures, looks
 
 
-def tell_shortage(shortage: dict[str, dict[str, float]]) -> None:
+def tell_shortage(shortage: dict[str, dict[str, Any]]) -> None:
     """Log which classes lack how many samples, the worst first, and what would fill them."""
-    if not shortage:
+    lacks = {name: each["lacks"] for name, each in shortage.items() if each["lacks"]}
+    worst = sorted(lacks, key=lambda name: -lacks[name])
+    if not worst:
         return
-    worst = sorted(shortage, key=lambda name: -shortage[name]["lacks"])
-    told = ", ".join(f"{name} {shortage[name]['lacks']:,}" for name in worst[:8])
+    told = ", ".join(f"{name} {lacks[name]:,}" for name in worst[:8])
     barren = [name for name in worst if not shortage[name]["oversample"]]
-    mend = f"generate.oversample: {max(each['oversample'] for each in shortage.values()):g} would fill them"
+    mend = f"generate.oversample: {max(shortage[name]['oversample'] for name in worst):g} would fill them"
     if barren:
         mend = f"of {', '.join(barren[:8])} none was kept: train longer, or loosen `filter`"
     log.warning("fewer kept than generate.num_samples asks for: lacking %s%s; %s", told,

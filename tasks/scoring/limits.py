@@ -22,10 +22,11 @@ class Rule(NamedTuple):
     meaning: str
 
 
+RATES = ("copied", "duplicate")  # what memorised_rate and duplicate_rate count
 IDENTICAL = "identical"  # has no limit, and can't be switched off
 RULES: dict[str, Rule] = {  # by key of `filter`, the gravest first; a sample's first one is its `reason`
     "copied": Rule("copy_residual", -1, "a training image again, shifted, mirrored, lit or saved anew"),
-    "memorised": Rule("authenticity", -1, "nearer to a training image than that one is to any other"),
+    "memorised": Rule("authenticity", -1, "too near to a training image, by how near that one is to others"),
     "duplicate": Rule("sibling_residual", -1, "nearly the same as another sample, which stands for both"),
     "unlike_label": Rule(
         "probability", -1, "the judge finds its class less likely than for real images of it"
@@ -60,6 +61,17 @@ def limits(params: FilterParams, real: Reference) -> dict[str, np.ndarray]:
         if wanted is not None and (limit_K := _limit(name, wanted, real)) is not None:
             found[name] = limit_K
     return found
+
+
+def for_rates(params: FilterParams, real: Reference) -> dict[str, np.ndarray]:
+    """The limits that tell copies and repeats for the set measures: theirs, or the default where one is off.
+
+    So a switch decides what is dropped, and never what is measured.
+    """
+    default = FilterParams()
+    off = {name: getattr(default, name) for name in RATES if getattr(params, name) is None}
+    found = limits(params.model_copy(update=off), real)
+    return {name: found[name] for name in RATES if name in found}
 
 
 def _limit(name: str, wanted: Limit, real: Reference) -> np.ndarray | None:

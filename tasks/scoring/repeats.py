@@ -64,7 +64,7 @@ def leaders(
         )
         repeats = found >= 0
         leader_N[rows[repeats]] = rows[found[repeats]]
-        alike = np.unique(pairs_P2[apart_P < limit_N[rows][pairs_P2[:, 0]]])
+        alike = np.unique(pairs_P2[apart_P < limit_N[rows][pairs_P2].min(1)])
         rows = rows[alike[~repeats[alike]]]
         if not repeats.any() or len(rows) < 2:
             break
@@ -92,19 +92,18 @@ def representatives(
     stands_N = np.full(len(sound_N), -1)
     first: dict[bytes, int] = {}
     alike: dict[int, list[int]] = {}
-    for a, b in pairs_P2[apart_P < limit_N[pairs_P2[:, 0]]].tolist():
+    for a, b in pairs_P2[apart_P < limit_N[pairs_P2].min(1)].tolist():
         alike.setdefault(a, []).append(b)
         alike.setdefault(b, []).append(a)
     order = np.argsort(~sound_N, kind="stable")
     for n in order.tolist():
         same = first.setdefault(digests[n], n)
-        leaders = [same] if same != n else []
-        for m in alike.get(n, ()):
-            leader = m if stands_N[m] == m else stands_N[m]
-            if leader < 0 or leader == n:
-                continue
-            both = np.array([n]), np.array([leader])
-            if leader == m or float(residual(thumbs(both[0]), thumbs(both[1]))[0]) < limit_N[n]:
-                leaders.append(int(leader))
-        stands_N[n] = min(leaders, default=n)
+        near = alike.get(n, ())
+        leaders = {int(stands_N[m]) for m in near if stands_N[m] >= 0} - {n}
+        known = {m for m in near if m in leaders} | ({same} - {n})
+        asked = np.array(sorted(leaders - known), np.int64)
+        if len(asked) and not known:
+            apart = residual(thumbs(np.full(len(asked), n)), thumbs(asked)).numpy()
+            known = set(asked[apart < np.minimum(limit_N[n], limit_N[asked])].tolist())
+        stands_N[n] = min(known, default=n)
     return np.where(stands_N == np.arange(len(stands_N)), -1, stands_N)

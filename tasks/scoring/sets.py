@@ -10,35 +10,43 @@ from tasks.comparing import Crowd, compare, crowd
 from tasks.device import Device
 from tasks.extracting import compare_samples
 from tasks.judging import Reference
+from tasks.scoring.limits import MEANINGS
 from tasks.scoring.measured import column
 from tasks.shards import Shards
 
+MOST = 1_000.0  # what generate.oversample may be
+
 
 def summary(
-    samples: Shards, real: Reference, paths: list[Path], reasons: list[str], against_NR: np.ndarray,
-    leader_N: np.ndarray | None, limits: dict[str, np.ndarray], device: Device,
+    samples: Shards, real: Reference, paths: list[Path], against: tuple[list[str], np.ndarray],
+    again: tuple[np.ndarray, np.ndarray], rates: dict[str, np.ndarray], device: Device,
 ) -> dict[str, Any]:  # fmt: skip
-    """What metrics.json says. `against_NR` (N, R): which of the reasons speak against each sample."""
+    """What metrics.json says.
+
+    `against`: the switched-on reasons (R), and which speak against each sample (N, R). `again`: which
+    samples repeat another one, and which a train image, (N,) each, by the limits `rates`.
+    """
+    reasons, against_NR = against
     labels_N, classes = samples.labels(), samples.classes
     kept_N: np.ndarray = ~np.any(against_NR, axis=1)
     first_N = np.where(kept_N, -1, against_NR.argmax(1))
-    memorised = [r for r, name in enumerate(reasons) if name in ("identical", "copied")]
     whole = Crowd(
         torch.from_numpy(column(paths, "features")),
         torch.from_numpy(labels_N),
         None if (p := column(paths, "probabilities")) is None else torch.from_numpy(p),
-        None if leader_N is None else torch.from_numpy(leader_N >= 0),
-        torch.from_numpy(against_NR[:, memorised].any(1)),
+        *map(torch.from_numpy, again),
     )
     held_out = crowd(real, "calibrate")
     before = compare(whole, held_out, classes)
     after = compare(whole.take(torch.from_numpy(kept_N)), held_out, classes)
-    scale = real_scale(real, limits)
+    scale = real_scale(real, rates)
     return {
         "samples": len(kept_N),
         "kept": int(kept_N.sum()),
         "kept_ratio": round(float(kept_N.mean()), 6),
-        "rejected": {name: int((first_N == r).sum()) for r, name in enumerate(reasons)},
+        "rejected": {
+            name: int((first_N == reasons.index(name)).sum()) if name in reasons else 0 for name in MEANINGS
+        },
         "shortage": shortage(samples, kept_N),
         "before": before["measures"],
         "after": after["measures"],
@@ -63,7 +71,7 @@ def summary(
     }
 
 
-def real_scale(real: Reference, limits: dict[str, np.ndarray]) -> dict[str, Any]:
+def real_scale(real: Reference, rates: dict[str, np.ndarray]) -> dict[str, Any]:
     """The same measures of the real train split; what repeats or copies is told of held-out images."""
     found = compare(crowd(real, "train"), crowd(real, "calibrate"), real.facts["classes"])
     labels_M = np.maximum(real.labels("calibrate"), 0)
@@ -73,25 +81,27 @@ def real_scale(real: Reference, limits: dict[str, np.ndarray]) -> dict[str, Any]
     }
     for name, (reason, measure) in told.items():
         share = None
-        if reason in limits and len(labels_M):
-            share = round(float((real.column("calibrate", measure) < limits[reason][labels_M]).mean()), 6)
+        if reason in rates and len(labels_M):
+            share = round(float((real.column("calibrate", measure) < rates[reason][labels_M]).mean()), 6)
         found["measures"][name] = share
     return found
 
 
-def shortage(samples: Shards, kept_N: np.ndarray) -> dict[str, dict[str, float]]:
-    """Each class of which fewer were kept than generate.num_samples asked for: how many lack, and the mend.
+def shortage(samples: Shards, kept_N: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """Of each class how many were kept fewer than generate.num_samples asked for, and the mend.
 
-    The mend is the `generate.oversample` that would fill it if the same share were kept; 0 where none was.
+    The mend is the `generate.oversample` that would fill it if the same share were kept; 0 where none was
+    kept, and None where nothing lacks.
     """
     labels_N, wanted = samples.labels(), samples.index.get("wanted") or {}
-    found = {}
+    found: dict[str, dict[str, float | None]] = {}
     for name, count in wanted.items():
         of_class = (
             labels_N == samples.classes.index(name) if samples.classes else np.ones(len(labels_N), bool)
         )
         drawn, kept = int(of_class.sum()), int(kept_N[of_class].sum())
+        factor = None
         if kept < count:
-            factor = np.ceil(100 * count / kept * drawn / count) / 100 if kept else 0.0
-            found[name] = {"lacks": count - kept, "oversample": round(float(factor), 2)}
+            factor = min(round(float(np.ceil(100 * drawn / kept) / 100), 2), MOST) if kept else 0.0
+        found[name] = {"lacks": max(count - kept, 0), "oversample": factor}
     return found

@@ -17,7 +17,7 @@ def test_names_are_kinds_with_or_without_a_ratio():
         (["syntetic"], "'syntetic': no such arm; try 'synthetic'"),
         (["xyz"], "there are: real, real_augmented"),
         (["real@2"], "real has no ratio; write 'real'"),
-        (["synthetic@"], "number above 0; write it as in 'synthetic@3'"),
+        (["synthetic@"], "number above 0, at most 1e+06; write it as in 'synthetic@3'"),
         (["synthetic@-1"], "above 0"),
         (["synthetic@0"], "above 0"),
         (["synthetic@inf"], "above 0"),

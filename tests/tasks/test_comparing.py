@@ -105,7 +105,22 @@ def test_a_mean_of_estimates_is_surer_than_each():
     found = comparing._mean([Estimate(1.0, 0.8, 1.2), Estimate(2.0, 1.8, 2.2)])
     assert found.value == 1.5
     assert found.high - found.value == pytest.approx(0.2 / 2**0.5)
-    assert comparing._mean([Estimate(1.0, 0.8, 1.2), None]) is None
+    assert comparing._mean([Estimate(1.0, 0.8, 1.2), None]).value == 1.0
+    assert comparing._mean([None]) is None
+
+
+def test_a_kernel_distance_has_the_interval_of_both_whole_sets():
+    rng = torch.Generator().manual_seed(0)
+
+    def one():
+        pair = torch.randn(400, 4, generator=rng), torch.randn(80, 4, generator=rng) + 1
+        return comparing._kernel(*(Crowd(rows, torch.zeros(len(rows))) for rows in pair), 80)
+
+    found = [one() for _ in range(100)]
+    truth = np.mean([each.value for each in found])
+    assert 0.87 <= np.mean([each.low <= truth <= each.high for each in found]) <= 1
+    width = np.mean([each.high - each.low for each in found]) / 2 / comparing.LEVEL
+    assert width == pytest.approx(np.std([each.value for each in found]), rel=0.3)
 
 
 def test_the_same_sets_give_the_same_numbers(rng):

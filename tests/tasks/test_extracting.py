@@ -79,8 +79,22 @@ def test_a_network_whose_weights_cannot_be_fetched_is_left_out_with_a_note(real,
     assert "can't be fetched" in notes["inception_v3"]
     assert "inception_v3 left out" in caplog.text
     found = extracting.compare_samples(Shards.open(train), np.ones(60, bool), reference, DEVICE)
-    nothing = dict.fromkeys(("before", "after", "scale"))
-    assert found == {"inception_v3": {**nothing, "note": notes["inception_v3"]}}
+    assert found["inception_v3"]["note"] == notes["inception_v3"]
+    assert set(found["inception_v3"]["after"].values()) == {None}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_network_that_calibrate_had_and_filter_has_not_is_no_loss_of_the_stage(real, monkeypatch):
+    train, calibrate, reference = real
+    extracting.measure_extractors(train, calibrate, PARAMS, DEVICE, reference)
+
+    def load(name, device):
+        raise URLError("no network")
+
+    monkeypatch.setattr(extractors, "load", load)
+    found = extracting.compare_samples(Shards.open(train), np.ones(60, bool), reference, DEVICE)
+    assert "can't be fetched" in found["efficientnet_lite0"]["note"]
+    assert set(found["efficientnet_lite0"]["before"].values()) == {None}
 
 
 def test_a_missing_package_is_named(real, monkeypatch):

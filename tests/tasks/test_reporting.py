@@ -143,7 +143,7 @@ def test_set_measures_are_told_with_all_that_the_scores_say_of_them(data, tmp_pa
     for told in (
         "0.81 to 0.89", "Recall needs more samples.", "Each class, before and after",
         "In the features of lite0", "Its weights are not here.",
-        "Left short by the filter: class row by 4 (draw 1.25 times as many).",
+        "Left short by the filter: class row by 4 (generate.oversample: 1.25 would do).",
     ):  # fmt: skip
         assert told in Page(text).text, told
     assert "nan" not in Page(text).text.split()

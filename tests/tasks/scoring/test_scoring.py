@@ -8,7 +8,7 @@ import pytest
 from tasks import judging, originals, scoring
 from tasks.device import prepare
 from tasks.params import CalibrateParams, FilterParams, Machine
-from tasks.scoring.limits import RULES, limits
+from tasks.scoring.limits import RULES
 from tasks.shards import Shards, read_shard, seal
 from tests import making
 
@@ -41,8 +41,7 @@ def score(folder, known, x, labels, classes=making.CLASSES, wanted=None, **chang
     out.mkdir()
     for shard in Shards.open(synthetic).paths:
         scoring.measure_shard(shard, reference, train, DEVICE, out)
-    bounds = limits(params(**changes), judging.Reference(reference))
-    metrics = scoring.judge_rows(synthetic, reference, bounds, DEVICE, out)
+    metrics = scoring.judge_rows(synthetic, reference, params(**changes), DEVICE, out)
     seal(out, classes=classes)
     rows = [row for p in Shards.open(out).paths for row in read_shard(p).to_pylist()]
     return rows, metrics, out
@@ -94,7 +93,20 @@ def test_a_training_image_is_dropped_whatever_the_params(tmp_path, reference):
     rows, metrics, _ = score(tmp_path, reference, x, labels, **dict.fromkeys(ON, None))
     assert [r["reason"] for r in rows] == ["identical"] * 2 + [None] * 6
     assert metrics["before"]["memorised_rate"] == 0.25
+    assert metrics["rejected"]["copied"] == 0
     assert metrics["after"]["memorised_rate"] == 0
+
+
+def test_a_switch_decides_what_is_dropped_and_not_what_is_measured(tmp_path, reference):
+    real = Shards.open(reference[1])
+    labels = np.concatenate([real.labels()[:3], np.arange(9) % 3, [0, 0]])
+    x = np.concatenate([np.roll(real.pixels()[:3], 1, axis=3), making.pictures(np.arange(9) % 3, 9)])
+    x = np.concatenate([x, x[[3, 3]]])
+    rows, metrics, _ = score(tmp_path, reference, x, labels, **dict.fromkeys(ON, None))
+    assert all(r["kept"] for r in rows)
+    assert metrics["after"]["memorised_rate"] == pytest.approx(3 / 14, abs=1e-6)
+    assert metrics["after"]["duplicate_rate"] == pytest.approx(2 / 14, abs=1e-6)
+    assert [r["duplicate_of"] for r in rows[-2:]] == [rows[3]["id"]] * 2
 
 
 def test_looks_drop_noise_blur_and_blanks(tmp_path, reference):
@@ -112,7 +124,10 @@ def test_a_shortage_says_how_many_lack_and_what_would_fill_it(tmp_path, referenc
     x[:5] = 0
     wanted = {"bar": 10, "line": 10, "row": 0}
     _, metrics, _ = score(tmp_path, reference, x, labels, wanted=wanted, **dict.fromkeys(ON), flat=0.0)
-    assert metrics["shortage"] == {"bar": {"lacks": 5, "oversample": 2.0}}
+    lacking = {"lacks": 5, "oversample": 2.0}
+    assert metrics["shortage"] == {
+        "bar": lacking, "line": {"lacks": 0, "oversample": None}, "row": {"lacks": 0, "oversample": None}
+    }  # fmt: skip
     scoring.tell_shortage(metrics["shortage"])
     assert "lacking bar 5; generate.oversample: 2 would fill them" in caplog.text
     scoring.tell_shortage({"bar": {"lacks": 5, "oversample": 0.0}})
