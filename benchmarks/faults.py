@@ -101,7 +101,7 @@ COPIES = {
 RUINS = {  # any reason will do: such an image has to go
     "noise": Fault(lambda x, rng: rng.integers(0, 256, x.shape, dtype=np.uint8), ()),
     "blank": Fault(lambda x, rng: np.zeros_like(x) + rng.integers(0, 256, (len(x), 1, 1, 1), np.uint8), ()),
-    "blurred": Fault(one_by_one(lambda i: i.filter(ImageFilter.GaussianBlur(i.width / 14))), ()),
+    "blurred": Fault(one_by_one(lambda i: i.filter(ImageFilter.GaussianBlur(i.width / 10))), ()),
 }
 
 

@@ -113,9 +113,13 @@ class GenerateParams(Section):
 
 
 class Limit(Section):
-    """Where a measure's limit lies: a share of held-out real images, or a value; for some classes another."""
+    """Where a measure's limit lies: at a share of held-out real images, or a value; for some classes another.
+
+    slack: how many times as far out as the share says, for what generators do a little of without harm.
+    """
 
     share: float | None = Field(None, ge=0.0, le=1.0)
+    slack: float = Field(1.0, ge=1.0, allow_inf_nan=False)
     value: float | None = Field(None, allow_inf_nan=False)
     classes: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
 
@@ -154,7 +158,7 @@ class FilterParams(Section):
     outlier: Reason = Limit(share=0.002)
     unrealistic: Reason = None
     sparse: Reason = None
-    blurred: Reason = Limit(share=0.002)
+    blurred: Reason = Limit(share=0.002, slack=4.0)
     noisy: Reason = Limit(share=0.002)
     flat: Reason = Limit(share=0.002)
     dark: Reason = None

@@ -91,6 +91,7 @@ def _limit(name: str, wanted: Limit, real: Reference) -> np.ndarray | None:
         laxer, whole = (np.fmin, np.fmax)[rule.side > 0], _quantile(values, share)
         few_K = [(labels == label).sum() * wanted.share < 1 for label in range(len(classes))] or [False]
         limit_K = np.where(few_K, laxer(limit_K, whole), limit_K)
+        limit_K = limit_K / wanted.slack if rule.side < 0 else limit_K * wanted.slack
     for each, value in wanted.classes.items():
         if each not in classes:
             raise UserError(

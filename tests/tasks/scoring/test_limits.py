@@ -76,6 +76,15 @@ def test_a_value_and_a_class_of_its_own_override_the_share():
     assert beyond(np.array([0.0, 0.0]), "unlike_label", alone, np.array([0, 1])).tolist() == [False, True]
 
 
+def test_slack_moves_a_limit_outwards_on_either_side():
+    known = real(np.linspace(1, 2, 1000), np.arange(1000) % 2, measure="sharpness")
+    plain = limits(FilterParams(**{**OFF, "blurred": 0.1, "noisy": 0.1}), known)
+    wide = {"blurred": Limit(share=0.1, slack=4), "noisy": Limit(share=0.1, slack=4)}
+    found = limits(FilterParams(**{**OFF, **wide}), known)
+    assert found["blurred"] == pytest.approx(plain["blurred"] / 4)
+    assert found["noisy"] == pytest.approx(plain["noisy"] * 4)
+
+
 def test_an_unknown_class_is_named_with_those_there_are():
     given = FilterParams(**{**OFF, "flat": Limit(classes={"c": 0.7})})
     with pytest.raises(UserError, match=r"filter.flat.classes: no class 'c'; there are: a, b"):
