@@ -207,6 +207,14 @@ def test_the_filters_worth_is_told_with_what_chance_keeps():
     assert set(filtering.IMAGES) <= set(PARAMS["families"])
 
 
+@pytest.mark.parametrize(
+    ("table", "name"), [(filtering.markdown, "filtering"), (options.markdown, "options")]
+)
+def test_the_readme_holds_the_kept_table(table, name):
+    kept = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    assert table(kept) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_tells_the_planted_faults_as_they_were_found():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     kept = {n: json.loads((ROOT / f"benchmarks/results/faults-{n}.json").read_text()) for n in faults.SHOWN}
