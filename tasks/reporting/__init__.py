@@ -100,7 +100,6 @@ def write_page(
         "points": words.points,
         "share": words.share_number,
         "within": within,
-        "within_points": within_points,
     }
     text = page.get_template("page.html.j2").render(
         metrics=metrics,
@@ -155,12 +154,6 @@ def within(found: Mapping[str, Any]) -> str:
     return f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}" if ends else ""
 
 
-def within_points(found: Mapping[str, Any]) -> str:
-    """A difference's interval in percentage points, nothing if it has none."""
-    ends = charts.interval(found)
-    return f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}".replace("-", "−") if ends else ""
-
-
 def recommendation(metrics: Mapping[str, Any]) -> str | None:
     """How many synthetic images to train with, and what that was chosen on; None if nothing was."""
     found = metrics.get("recommendation") or {}
@@ -169,7 +162,7 @@ def recommendation(metrics: Mapping[str, Any]) -> str | None:
     ratio = f"{found['ratio']:g}" if isinstance(found["ratio"], int | float) else str(found["ratio"])
     chosen = f", chosen on the {found['chosen_on']} split" if found.get("chosen_on") else ""
     line = f"Recommended: {ratio} synthetic images for each real one{chosen}."
-    return f"{line} {found['why']}" if found.get("why") else line
+    return f"{line} {found['why'].replace('`', '')}" if found.get("why") else line
 
 
 def confusion(splits: Splits, outcomes: Sequence[Outcome]) -> list[list[int]] | None:

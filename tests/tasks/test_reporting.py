@@ -120,7 +120,7 @@ def test_intervals_and_the_recommendation_are_told_where_they_are_given(data, tm
     text = (report(data, tmp_path / "report", more=add) / "report.html").read_text()
     page = Page(text)
     for told in (
-        "a line the 95 % interval", "70.00 to 86.00", "95 %: −1.00 to +20.00", "real + synthetic, 0.5 ×",
+        "a line the 95 % interval", "70.00 to 86.00", "[−1.00, +20.00]", "real + synthetic, 0.5 ×",
         "Recommended: 0.5 synthetic images for each real one, chosen on the calibrate split. It is best.",
     ):  # fmt: skip
         assert told in page.text, told
