@@ -34,7 +34,9 @@ def filter(
             samples.paths, unmapped(reference), unmapped(train), unmapped(on), unmapped(work.path)
         ).result()
         metrics = craft(scoring.judge_rows)(synthetic, reference, params, on, work.path)
-        show_table("filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items()])
+        show_table(
+            "filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items() if n]
+        )
         scoring.tell_shortage(metrics["shortage"])
         return work.seal(classes=samples.classes, filter=params.model_dump(mode="json"), reasons=MEANINGS)
 

@@ -5,6 +5,8 @@ copy, and features that were learned for classes may miss it. So a signature pro
 Images are compared as thumbnails, so that size costs nothing.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,20 @@ FLOOR = 8.0  # grey levels of deviation below which contrast is not stretched: i
 SHIFTS = (-1, 0, 1)  # pixels of a thumbnail, along each axis
 CHUNK = 1024
 FEW = 64  # of images that may be large
+
+
+class Sketch(NamedTuple):
+    """What images are compared by: `thumbnails`, `signature` and `rough` of them, a row an image."""
+
+    thumbs_NCHW: Tensor
+    signatures_NF: Tensor
+    looks_ND: Tensor
+
+
+def sketch(x_NCHW: Tensor) -> Sketch:
+    """Sketch uint8 images (N, C, H, W)."""
+    thumbs_NCHW = thumbnails(x_NCHW)
+    return Sketch(thumbs_NCHW, signature(thumbs_NCHW), rough(thumbs_NCHW))
 
 
 def thumbnails(x_NCHW: Tensor) -> Tensor:

@@ -46,13 +46,6 @@ def balance(labels_N: Tensor, classes: int) -> float:
     return float(torch.special.entr(share_K).sum() / np.log(classes)) if classes > 1 else 1.0
 
 
-def diversity(features_ND: Tensor, most: int = 1000) -> float:
-    """The mean distance between two of the first `most` rows. Raises ValueError for fewer than 2 rows."""
-    if len(features_ND) < 2:
-        raise ValueError("diversity needs 2 rows or more")
-    return float(torch.pdist(features_ND[:most].double()).mean())
-
-
 def moments(features_ND: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and unbiased covariance (D, D) of the rows, in double precision."""
     mean_D = sum(part.double().sum(0) for part in features_ND.split(CHUNK)) / len(features_ND)

@@ -20,7 +20,8 @@ from tasks.judging import Reference
 LEVEL = 1.96  # standard deviations that hold 95 %
 REPLICATES, HALVES = 1000, 20
 LEAST = 5  # rows, below which no measure that looks for neighbours is taken
-MOST = 1000  # rows of a side whose kernel distance is varied
+MOST = 1000  # rows of a side in one draw of a kernel distance
+NEIGHBOURHOOD = ("precision", "recall", "density", "coverage")
 PAIRED = 1000  # rows of a class whose distances to each other tell its diversity
 
 
@@ -86,21 +87,21 @@ def against(fake: Crowd, real: Crowd) -> dict[str, Estimate | None]:
     found |= _neighbourhood(fake, real)
     if min(len(fake), len(real)) > LEAST:
         found["frechet_distance"] = _frechet(fake, real)
-        found["kernel_distance"] = _kernel(fake, real, min(1000, len(fake), len(real)))
+        found["kernel_distance"] = _kernel(fake, real, MOST)
     found["diversity"] = _diversity(fake)
     return found | _rates(fake)
 
 
 def values(fake_ND: Tensor, real_MD: Tensor) -> dict[str, float | None]:
     """The measures of a set in any features, without intervals; None where a set has too few rows."""
-    names = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
     if min(len(fake_ND), len(real_MD)) <= LEAST:
-        return dict.fromkeys(names)
-    pair = fake_ND, real_MD
-    rows = (*measures.precision_recall(*pair), *measures.density_coverage(*pair))
-    found = (measures.frechet_distance(*pair), measures.kernel_distance(*pair)[0])
-    every = (*found, *(float(each.double().mean()) for each in rows))
-    return {name: round(value, 6) for name, value in zip(names, every, strict=True)}
+        return dict.fromkeys(("frechet_distance", "kernel_distance", *NEIGHBOURHOOD))
+    found = {
+        "frechet_distance": measures.frechet_distance(fake_ND, real_MD),
+        "kernel_distance": measures.kernel_distance(fake_ND, real_MD)[0],
+        **{name: float(rows.mean()) for name, rows in _memberships(fake_ND, real_MD).items()},
+    }
+    return {name: round(value, 6) for name, value in found.items()}
 
 
 def _of_class(fake: Crowd, real: Crowd) -> dict[str, Estimate | None]:
@@ -146,12 +147,17 @@ def _inception_score(fake: Crowd) -> Estimate | None:
 
 
 def _neighbourhood(fake: Crowd, real: Crowd) -> dict[str, Estimate | None]:
-    names = ("precision", "recall", "density", "coverage")
     if min(len(fake), len(real)) <= LEAST:
-        return dict.fromkeys(names)
-    pair = fake.features_ND, real.features_ND
+        return dict.fromkeys(NEIGHBOURHOOD)
+    found = _memberships(fake.features_ND, real.features_ND)
+    return {name: by_rows(rows) for name, rows in found.items()}
+
+
+def _memberships(fake_ND: Tensor, real_MD: Tensor) -> dict[str, np.ndarray]:
+    """What each row of one of the sets says, float64; a measure is the mean of its rows."""
+    pair = fake_ND, real_MD
     found = (*measures.precision_recall(*pair), *measures.density_coverage(*pair))
-    return {name: by_rows(values.double().numpy()) for name, values in zip(names, found, strict=True)}
+    return {name: rows.double().numpy() for name, rows in zip(NEIGHBOURHOOD, found, strict=True)}
 
 
 def _rates(fake: Crowd) -> dict[str, Estimate | None]:

@@ -21,39 +21,38 @@ from tasks.errors import UserError
 from tasks.params import CalibrateParams
 from tasks.shards import Shards, write_text
 
-log = logging.getLogger("mintage.calibrate")
+log = logging.getLogger("mintage.extractors")
 FEATURES = "features-{}.safetensors"
 NOTES = "extractors.json"
 
 
 def measure_extractors(
     train: Path, calibrate: Path, params: CalibrateParams, device: Device, folder: Path
-) -> dict[str, str]:
-    """Keep both splits' features of each network that params name; return why one was left out.
+) -> dict[str, str | None]:
+    """Keep both splits' features of each network that params name; return why one was left out, if it was.
 
     Raises UserError if a package is missing that one needs.
     """
-    notes: dict[str, str] = {}
+    notes: dict[str, str | None] = {}
     for name in params.extractors:
-        network, note = load(name, device)
+        network, notes[name] = load(name, device)
         if network is None:
-            notes[name] = note
             continue
         found = {}
         for split, path in (("train", train), ("calibrate", calibrate)):
-            images = first(Shards.open(path), params.extractor_images)
-            found[split] = extractors.extract(network, images, torch.device(device.kind))
+            shards = Shards.open(path)
+            rows = np.arange(min(params.extractor_images, shards.rows))
+            found[split] = extractors.extract(network, picked(shards, rows), torch.device(device.kind))
         save_file(found, folder / FEATURES.format(name))
-    if params.extractors:
-        told = {name: notes.get(name) for name in params.extractors}
-        write_text(folder / NOTES, json.dumps(told, indent=1) + "\n")
+    if notes:
+        write_text(folder / NOTES, json.dumps(notes, indent=1) + "\n")
     return notes
 
 
-def load(name: str, device: Device) -> tuple[Any, str]:
+def load(name: str, device: Device) -> tuple[Any, str | None]:
     """The network, or None and why it is left out. Raises UserError if a package is missing that it needs."""
     try:
-        return extractors.load(name, torch.device(device.kind)), ""
+        return extractors.load(name, torch.device(device.kind)), None
     except ValueError as error:
         raise UserError(f"params.yaml: calibrate.extractors: {error}.") from None
     except OSError as error:
@@ -65,19 +64,16 @@ def load(name: str, device: Device) -> tuple[Any, str]:
         return None, note
 
 
-def first(shards: Shards, most: int, kept_N: np.ndarray | None = None) -> Iterator[torch.Tensor]:
-    """The first `most` images, or the first of those that are kept, shard by shard."""
-    start, left = 0, most
+def picked(shards: Shards, rows: np.ndarray) -> Iterator[torch.Tensor]:
+    """The images at these rows, in ascending order, shard by shard; no shard beyond the last is read."""
+    start = 0
     for x_NCHW in shards.decoded():
-        rows = (
-            np.arange(len(x_NCHW)) if kept_N is None else np.flatnonzero(kept_N[start : start + len(x_NCHW)])
-        )
-        start, rows = start + len(x_NCHW), rows[:left]
-        left -= len(rows)
-        if len(rows):
-            yield torch.from_numpy(x_NCHW[rows])
-        if not left:
+        stop = start + len(x_NCHW)
+        if len(here := rows[(rows >= start) & (rows < stop)]):
+            yield torch.from_numpy(x_NCHW[here - start])
+        if not len(rows) or rows[-1] < stop:
             return
+        start = stop
 
 
 def compare_samples(samples: Shards, kept_N: np.ndarray, reference: Path, device: Device) -> dict[str, Any]:
@@ -91,9 +87,14 @@ def compare_samples(samples: Shards, kept_N: np.ndarray, reference: Path, device
             continue
         real, on = load_file(reference / FEATURES.format(name)), torch.device(device.kind)
         most = len(real["train"])
-        before = extractors.extract(network, first(samples, most), on)
-        after = extractors.extract(network, first(samples, most, kept_N), on) if kept_N.any() else before[:0]
-        told = {"before": before, "after": after, "scale": real["train"]}
+        before, after = np.arange(len(kept_N))[:most], np.flatnonzero(kept_N)[:most]
+        rows = np.union1d(before, after)  # the most are in both, and each is slow
+        features_ND = extractors.extract(network, picked(samples, rows), on)
+        told = {
+            "before": features_ND[np.searchsorted(rows, before)],
+            "after": features_ND[np.searchsorted(rows, after)],
+            "scale": real["train"],
+        }
         found[name] = {key: values(crowd, real["calibrate"]) for key, crowd in told.items()} | {"note": None}
     return found
 

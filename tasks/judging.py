@@ -83,6 +83,11 @@ class Reference:
         judge.load_state_dict(load_file(self.folder / "judge.safetensors"))
         return device.place(judge).eval()
 
+    @cached_property
+    def scale(self) -> dict[str, Any]:
+        """All set measures of train against calibrate, as `tasks.comparing` tells them."""
+        return json.loads((self.folder / "scale.json").read_text(encoding="utf-8"))
+
     def column(self, split: str, name: str) -> np.ndarray:
         """(N,) float32: a measure of one split's images, in their order; NaN where it is not known."""
         chosen = self.table.filter(pa.compute.equal(self.table["split"], split))[name]

@@ -17,6 +17,7 @@ from pydantic import (
 from tasks.arms import checked
 
 Precision = Literal["auto", "fp32", "bf16"]
+MOST_OVERSAMPLE = 1_000.0
 
 
 class Section(BaseModel):
@@ -94,7 +95,7 @@ class GenerateParams(Section):
     """How many samples, of which classes, drawn how."""
 
     num_samples: int = Field(5_000, gt=0, lt=2**32)
-    oversample: float = Field(1.0, ge=1.0, le=1_000.0)
+    oversample: float = Field(1.0, ge=1.0, le=MOST_OVERSAMPLE)
     class_counts: Literal["balance"] | dict[str, int] | None = None
     seed: int = Field(0, ge=0, lt=2**31)
     batch: int = Field(250, gt=0)

@@ -27,19 +27,24 @@ def read(path: Path) -> Params:
     """
     if not path.is_file():
         raise UserError(f"{path}: not found. Run this from the project's root, where params.yaml lies.")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML.\n{_short(str(error))}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected sections such as `ingest:`, found {type(found).__name__}.")
-    params = parse(Params, found, str(path))
+    params = parse(Params, mapping(path, "sections such as `ingest:`"), str(path))
     if params.train.family not in params.families:
         raise UserError(
             f"{path}: train.family: no family {params.train.family!r}. "
             f"Choose one of the blocks under families: {', '.join(sorted(params.families))}."
         )
     return params
+
+
+def mapping(path: Path, wanted: str) -> dict[str, Any]:
+    """The keys of a YAML file. Raises UserError if it can't be read, or is something else than `wanted`."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML.\n{_short(str(error))}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected {wanted}, found {type(found).__name__}.")
+    return found
 
 
 def parse(model: type[T], found: dict[str, Any], where: str, prefix: str = "") -> T:

@@ -53,7 +53,7 @@ def write_card(
         per_class=class_counts(folder, source.drawn.classes),
         shape=source.drawn.shape,
         metrics=metrics,
-        rejected=judged.get("rejected", {}),
+        rejected={reason: n for reason, n in judged.get("rejected", {}).items() if n},
         gates=[v.words() for v in verdicts],
         family=facts,
         generate=index.get("generate", {}),

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from tasks.errors import UserError
 from tasks.fetching.source import Item, Source, in_order
 from tasks.params import Section
-from tasks.reading import parse
+from tasks.reading import mapping, parse
 from tasks.shards import png
 
 GIVEN = {"train": "train", "val": "calibrate", "valid": "calibrate", "test": "test"}
@@ -30,12 +29,7 @@ class NamedSource(Section):
 
 def named(path: Path) -> Source:
     """Load the dataset that a YAML file names. Raises UserError naming the file and the mend."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({str(error).splitlines()[0]}).") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected `package:` and `dataset:`, as in data/sources/mnist5k.yaml.")
+    found = mapping(path, "`package:` and `dataset:`, as in data/sources/mnist5k.yaml")
     wanted = parse(NamedSource, found, str(path))
     if wanted.package == "torchvision":
         return _torchvision(path, wanted)

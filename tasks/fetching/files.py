@@ -22,7 +22,6 @@ BROKEN_ARCHIVE = (
     EOFError,
     OSError,
     ValueError,
-    NotImplementedError,
     RuntimeError,
 )
 

@@ -69,7 +69,8 @@ def write_numbers(
     ]
     _csv(folder / "measures.csv", ["measure", *tables.SIDES], measured)
     dropped = sorted((splits.measures.get("rejected") or {}).items(), key=lambda r: (-r[1], r[0]))
-    _csv(folder / "rejected.csv", ["reason", "samples"], [{"reason": r, "samples": n} for r, n in dropped])
+    shown = [{"reason": r, "samples": n} for r, n in dropped if n]
+    _csv(folder / "rejected.csv", ["reason", "samples"], shown)
     return folder
 
 

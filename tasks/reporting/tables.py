@@ -7,7 +7,8 @@ from typing import Any
 from tasks.reporting.charts import interval
 
 SIDES = ("before", "after", "scale")
-HIGHER = ("precision", "recall", "density", "coverage", "realism", "authenticity", "inception_score")
+HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "class_balance")
+LOWER = ("frechet_distance", "kernel_distance", "duplicate_rate", "memorised_rate")
 SHORTAGES = 8
 
 
@@ -30,7 +31,7 @@ def measures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def better(name: str) -> str:
     """Which way a measure is better; nothing where that is not known."""
-    if name.endswith("distance"):
+    if name in LOWER:
         return "lower"
     return "higher" if name in HIGHER else ""
 

@@ -14,12 +14,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
-from models.likeness import rough, signature, thumbnails
+from models.likeness import sketch
 from tasks.device import Device
 from tasks.judging import Reference, measure
-from tasks.originals import LOOKS, Originals, pixel_digest
+from tasks.originals import MEASURES, Originals, pixel_digests
 from tasks.params import FilterParams
 from tasks.scoring import repeats
 from tasks.scoring.limits import IDENTICAL, MEANINGS, RULES, beyond, for_rates, limits
@@ -27,10 +26,7 @@ from tasks.scoring.measured import Thumbs, column
 from tasks.scoring.sets import summary
 from tasks.shards import Shards, pixels, read_shard, write_shard, write_text
 
-NUMBERS = (
-    "probability", "margin", "entropy", "train_distance", "authenticity", "realism", "density",
-    "copy_residual", "sibling_distance", "sibling_residual", *LOOKS, "family_score",
-)  # fmt: skip
+NUMBERS = (*MEASURES, "sibling_distance", "sibling_residual", "family_score")
 SCORES = pa.schema(
     [
         ("id", pa.string()),
@@ -60,15 +56,17 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
     rows = read_shard(shard, ["image", "label"])
     x_NCHW, labels_N = pixels(rows["image"]), rows["label"].fill_null(-1).to_numpy().astype(np.int64)
     said = measure(judge, x_NCHW, device, facts)
-    found = originals.columns(said, x_NCHW, labels_N)
-    found |= {"features": said.features_ND, IDENTICAL: originals.exact(x_NCHW)}
+    drawn, digests = sketch(torch.from_numpy(x_NCHW)), pixel_digests(x_NCHW)
+    found = originals.columns(said, x_NCHW, labels_N, drawn) | {
+        "features": said.features_ND,
+        "thumbs": drawn.thumbs_NCHW.numpy(),
+        "signatures": drawn.signatures_NF.numpy(),
+        "looks": drawn.looks_ND.numpy(),
+        "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(len(x_NCHW), -1),
+        IDENTICAL: np.array([digest in originals.digests for digest in digests], bool),
+    }
     if said.probabilities_NK is not None:
         found["probabilities"] = said.probabilities_NK
-    thumbs_NCHW = thumbnails(torch.from_numpy(x_NCHW))
-    found |= {"thumbs": thumbs_NCHW.numpy(), "signatures": signature(thumbs_NCHW).numpy()}
-    found |= {"looks": rough(thumbs_NCHW).numpy()}
-    digests = b"".join(pixel_digest(x_CHW) for x_CHW in x_NCHW)
-    found["digests"] = np.frombuffer(digests, np.uint8).reshape(len(x_NCHW), -1)
     path = folder / MEASURED.format(int(shard.stem.removeprefix("shard-")))
     save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, path)
     return path
@@ -85,7 +83,6 @@ def judge_rows(
     paths = sorted(folder.glob("measured-*.safetensors"))
     labels_N, ids_N = samples.labels(), samples.table(["id"])["id"]
     switched, rates = limits(params, real), for_rates(params, real)
-    columns: dict[str, Any] = find_repeats(paths, labels_N)
     told = {IDENTICAL: column(paths, IDENTICAL)} | {
         name: beyond(column(paths, RULES[name].measure), name, limit_K, np.maximum(labels_N, 0))
         for name, limit_K in (rates | switched).items()
@@ -93,7 +90,7 @@ def judge_rows(
     }
     sound_N = ~np.any([told[name] for name in told if name in switched or name == IDENTICAL], axis=0)
     alike_K = rates.get("duplicate", np.zeros(max(len(samples.classes), 1)))
-    columns |= find_leaders(paths, columns, labels_N, alike_K, sound_N)
+    columns = find_repeats(paths, alike_K[np.maximum(labels_N, 0)], sound_N)
     told["duplicate"] = columns["leader"] >= 0
     reasons = [name for name in MEANINGS if name in switched or name == IDENTICAL]
     against_NR = np.stack([told[name] for name in reasons], 1)
@@ -101,7 +98,7 @@ def judge_rows(
     for shard, path in zip(samples.paths, paths, strict=True):
         part = load_file(path)
         stop = start + len(part["features"])
-        rows = {name: values[start:stop] for name, values in columns.items() if len(values) == len(labels_N)}
+        rows = {name: values[start:stop] for name, values in columns.items()}
         verdicts = [[reasons[r] for r in np.flatnonzero(row)] for row in against_NR[start:stop]]
         given = named(
             part | rows, real.ids("train"), ids_N, ids_N.slice(start, stop - start), labels_N[start:stop]
@@ -118,40 +115,22 @@ def judge_rows(
     return metrics
 
 
-def find_repeats(paths: list[Path], labels_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Each sample's nearest other sample, by the judge and in pixels, and the pairs that were compared."""
-    thumbs = Thumbs(paths)
-    pairs_P2, distance_N, nearest_N = repeats.pairs(*proposers(paths))
+def find_repeats(paths: list[Path], limit_N: np.ndarray, sound_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Each sample's nearest other one, by the judge and in pixels, and the `leader` it repeats, or -1."""
+    thumbs, digests = Thumbs(paths), [row.tobytes() for row in column(paths, "digests")]
+    features, signatures, looks = (torch.from_numpy(column(paths, n)) for n in repeats.PROPOSE)
+    told = (features, signatures, looks)
+    pairs_P2, distance_N, nearest_N = repeats.pairs(*told)
     apart_P = repeats.residuals(pairs_P2, thumbs)
-    least_N = np.full(len(labels_N), repeats.APART, np.float32)
+    least_N = np.full(len(sound_N), repeats.APART, np.float32)
     for side in (0, 1):
         np.minimum.at(least_N, pairs_P2[:, side], apart_P)
     return {
         "sibling_distance": distance_N.numpy(),
         "nearest_sibling": np.where(np.isinf(distance_N), -1, nearest_N),
         "sibling_residual": least_N,
-        "pairs": pairs_P2,
-        "apart": apart_P,
+        "leader": repeats.leaders(told, pairs_P2, apart_P, digests, limit_N, sound_N, thumbs),
     }
-
-
-def find_leaders(
-    paths: list[Path], columns: dict[str, np.ndarray], labels_N: np.ndarray, limit_K: np.ndarray,
-    sound_N: np.ndarray,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Which sample each one repeats: its row, or -1."""
-    digests = [row.tobytes() for row in column(paths, "digests")]
-    pairs_P2, apart_P = columns["pairs"], columns["apart"]
-    limit_N, thumbs = limit_K[np.maximum(labels_N, 0)], Thumbs(paths)
-    return {"leader": repeats.leaders(proposers(paths), pairs_P2, apart_P, digests, limit_N, sound_N, thumbs)}
-
-
-def proposers(paths: list[Path]) -> tuple[Tensor, Tensor, Tensor]:
-    """What pairs are proposed by: features, signatures and first looks of all samples."""
-    features, signatures, looks = (
-        torch.from_numpy(column(paths, n)) for n in ("features", "signatures", "looks")
-    )
-    return features, signatures, looks
 
 
 def tell_shortage(shortage: dict[str, dict[str, Any]]) -> None:
@@ -180,9 +159,8 @@ def named(
     found["neighbours"] = train_ids[part["neighbours"]].tolist()
     found["nearest_train"] = [each[0] for each in found["neighbours"]]
     for name, key in (("nearest_sibling", "nearest_sibling"), ("duplicate_of", "leader")):
-        if key in part:
-            rows = [None if row < 0 else row for row in part[key].tolist()]
-            found[name] = all_ids.take(pa.array(rows, pa.int64()))
+        rows = [None if row < 0 else row for row in part[key].tolist()]
+        found[name] = all_ids.take(pa.array(rows, pa.int64()))
     if "probabilities" in part:
         found["probabilities"] = list(part["probabilities"].astype(np.float16))
     return found

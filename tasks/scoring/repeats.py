@@ -10,6 +10,7 @@ from torch import Tensor
 from models.likeness import residual, rough_residual
 from models.neighbours import nearest_other
 
+PROPOSE = ("features", "signatures", "looks")  # what pairs are proposed by, of what was measured
 PROPOSED = 4  # other samples that one is compared with, by either way of proposing them
 CLOSER = 2  # of those, the likest at first look, and the nearest signature
 CHUNK = 1024

@@ -10,11 +10,10 @@ from tasks.comparing import Crowd, compare, crowd
 from tasks.device import Device
 from tasks.extracting import compare_samples
 from tasks.judging import Reference
+from tasks.params import MOST_OVERSAMPLE
 from tasks.scoring.limits import MEANINGS
 from tasks.scoring.measured import column
 from tasks.shards import Shards
-
-MOST = 1_000.0  # what generate.oversample may be
 
 
 def summary(
@@ -73,7 +72,7 @@ def summary(
 
 def real_scale(real: Reference, rates: dict[str, np.ndarray]) -> dict[str, Any]:
     """The same measures of the real train split; what repeats or copies is told of held-out images."""
-    found = compare(crowd(real, "train"), crowd(real, "calibrate"), real.facts["classes"])
+    found = {**real.scale, "measures": dict(real.scale["measures"])}
     labels_M = np.maximum(real.labels("calibrate"), 0)
     told = {
         "memorised_rate": ("copied", "copy_residual"),
@@ -102,6 +101,6 @@ def shortage(samples: Shards, kept_N: np.ndarray) -> dict[str, dict[str, float |
         drawn, kept = int(of_class.sum()), int(kept_N[of_class].sum())
         factor = None
         if kept < count:
-            factor = min(round(float(np.ceil(100 * drawn / kept) / 100), 2), MOST) if kept else 0.0
+            factor = min(round(float(np.ceil(100 * drawn / kept) / 100), 2), MOST_OVERSAMPLE) if kept else 0.0
         found[name] = {"lacks": max(count - kept, 0), "oversample": factor}
     return found
