@@ -3,7 +3,8 @@
 import hashlib
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -133,16 +134,23 @@ class Bench:
                 lambda spec: peers.PEERS[name](spec, lr, parameters), real, params, self.device
             )
             return Trained(peer, way.device, peers.size(peer.network), images, f"computed in {way}")
-        block = {**self.params.families[name], "lr": lr}
+        trained, facts = self.fit(params, {**self.params.families[name], "lr": lr}, real)
+        back = f", rolled back {len(facts['rollbacks'])} times" if facts["rollbacks"] else ""
+        note = f"best after {facts['best_images']:,} of {facts['images']:,} images{back}"
+        return replace(trained, note=note)
+
+    def fit(
+        self, params: TrainParams, block: Mapping[str, Any], real: Path
+    ) -> tuple[Trained, dict[str, Any]]:
+        """Train a family on `real` through the project's own loop; it comes with its checkpoint's facts."""
+        module = load(params.family)
         with tempfile.TemporaryDirectory() as work:
             folder = fitting.fit(Path(work), real, self.data / "reference", params, block, self.device)
             facts = json.loads((folder / fitting.CHECKPOINT).read_text(encoding="utf-8"))
-            family = load(name).build(load(name).Config(**block), self.spec)
+            family = module.build(module.Config(**block), self.spec)
             family.load_state_dict(load_file(folder / fitting.MODEL))
-        back = f", rolled back {len(facts['rollbacks'])} times" if facts["rollbacks"] else ""
-        note = f"best after {facts['best_images']:,} of {facts['images']:,} images{back}"
         placed = self.device.place(family).eval()
-        return Trained(placed, self.device, facts["parameters"], facts["images"], note)
+        return Trained(placed, self.device, facts["parameters"], facts["images"], ""), facts
 
     def size(self, name: str) -> int:
         """How many parameters a family has, in the block that params.yaml gives it."""

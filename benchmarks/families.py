@@ -12,11 +12,11 @@ benchmarks/results, and is not made again while nothing that decides it has chan
 """
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.contest import MULTIPLIERS, Bench
+from benchmarks.rows import kept, read_rows
 from models.families import names
 from tasks import fitting
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
 from tasks.reading import read
-from tasks.shards import png, whole, write_text
+from tasks.shards import png, whole
 
 RESULTS = ROOT / "benchmarks/results"
 GRID = 10
@@ -104,31 +105,17 @@ def run(bench: Bench, wanted: Sequence[str], results: Path, dataset: str) -> dic
     path = results / f"families-{dataset}-{bench.minutes:g}min.json"
     rows: dict[str, dict[str, Any]] = {}
     bench.check()
+    read_rows(path)  # a broken file is told before any work
     for name in wanted:
         if name in peers.PEERS and (why := peers.missing(name)):
             print(why, file=sys.stderr)
             continue
-        digest, kept = bench.digest(name), read_rows(path)
-        if kept.get(name, {}).get("digest") != digest:
-            try:
-                kept[name] = {"digest": digest, **row(bench, name, results / f"grids/{dataset}-{name}.png")}
-            except UserError as error:
-                print(f"{name}: no row. {error}", file=sys.stderr)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(kept, indent=1) + "\n")
-        rows[name] = kept[name]
+        grid = results / f"grids/{dataset}-{name}.png"
+        try:
+            rows[name] = kept(path, name, bench.digest(name), partial(row, bench, name, grid))
+        except UserError as error:
+            print(f"{name}: no row. {error}", file=sys.stderr)
     return rows
-
-
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The finished rows by name. Raises UserError if the file is broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}). Remove it to start afresh.") from None
 
 
 def row(bench: Bench, name: str, grid: Path) -> dict[str, Any]:

@@ -19,23 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tasks import scoring
+from benchmarks import samples
 from tasks.device import Device, prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
 from tasks.params import Params
 from tasks.reading import read
-from tasks.shards import (
-    Shards,
-    image_column,
-    png,
-    read_shard,
-    sample_table,
-    seal,
-    shard_name,
-    write_shard,
-    write_text,
-)
+from tasks.shards import Shards, read_shard, shard_name, write_text
 
 RESULTS = ROOT / "benchmarks/results"
 SHOWN = ("mnist5k", "cifar10-5k")  # in the README
@@ -158,34 +148,14 @@ def trial(params: Params, data: Path, seed: int) -> dict[str, float]:
 
 
 def filtered(
-    params: Params,
-    data: Path,
-    parts: dict[str, tuple[np.ndarray, np.ndarray]],
-    classes: list[str],
-    device: Device,
+    params: Params, data: Path, parts: Parts, classes: list[str], device: Device
 ) -> dict[str, list[list[str]]]:
     """The filter's reasons against each image of each part, all judged as one set of samples."""
-    reference, train = data / "reference", data / "real/train"
     with tempfile.TemporaryDirectory() as work:
-        samples, scores = Path(work) / "synthetic", Path(work) / "scores"
-        samples.mkdir()
-        scores.mkdir()
-        for number, (x_NCHW, y_N) in enumerate(parts.values()):
-            ids = [f"{number:02d}-{n:05d}" for n in range(len(y_N))]
-            images = image_column([png(x_CHW) for x_CHW in x_NCHW], [f"{i}.png" for i in ids])
-            labels = [None if label < 0 else int(label) for label in y_N]
-            write_shard(
-                samples / shard_name(number), sample_table(len(ids), id=ids, image=images, label=labels)
-            )
-        channels, size = next(iter(parts.values()))[0].shape[1:3]
-        seal(samples, classes=classes, channels=int(channels), size=int(size))
-        for shard in Shards.open(samples).paths:
-            scoring.measure_shard(shard, reference, train, device, scores)
-        scoring.judge_rows(samples, reference, params.filter, device, scores)
-        found = [
-            read_shard(scores / shard_name(n), ["reasons"])["reasons"].to_pylist() for n in range(len(parts))
-        ]
-    return dict(zip(parts, found, strict=True))
+        drawn = samples.write(Path(work) / "synthetic", parts.values(), classes)
+        scores = samples.filtered(drawn, data, params.filter, device, Path(work) / "scores")
+        judged = [read_shard(scores / shard_name(n), ["reasons"])["reasons"] for n in range(len(parts))]
+    return {name: column.to_pylist() for name, column in zip(parts, judged, strict=True)}
 
 
 def table(result: dict[str, list[float]]) -> str:

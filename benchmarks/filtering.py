@@ -7,18 +7,18 @@ benchmarks/results, and is not made again while nothing that decides it has chan
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import low_data
+from benchmarks.rows import kept
 from tasks.errors import UserError
 from tasks.layout import ROOT
-from tasks.shards import write_text
 
 RESULTS = ROOT / "benchmarks/results/filtering.json"
 ARMS = ["synthetic", "random_drop", "unfiltered"]
@@ -50,12 +50,8 @@ def run(
     for family in families:
         own = [f"train.family={family}", f"train.images={IMAGES.get(family, 60_000)}"]
         params = low_data.params_of(None, [*own, *changes], seeds, ARMS)
-        made_by, kept = low_data.decided_by(params), low_data.read_rows(results)
-        if kept.get(family, {}).get("digest") != made_by.digest:
-            kept[family] = {"digest": made_by.digest, **low_data.measured(params, made_by)}
-            results.parent.mkdir(parents=True, exist_ok=True)
-            write_text(results, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-        rows[family] = kept[family]
+        made_by = low_data.decided_by(params)
+        rows[family] = kept(results, family, made_by.digest, partial(low_data.measured, params, made_by))
     return rows
 
 

@@ -16,11 +16,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.rows import kept
 from tasks import dvc, recipe
 from tasks.errors import UserError
 from tasks.layout import PARAMS, REPORT, ROOT, SCORES, UNFINISHED
@@ -76,12 +78,8 @@ def run(
     plain = [params_of(count, changes, seeds) for count in wanted]  # all are checked before any is run
     rows: dict[str, dict[str, Any]] = {}
     for count, params in zip(wanted, plain, strict=True):
-        made_by, kept = decided_by(params), read_rows(results)
-        if kept.get(str(count), {}).get("digest") != made_by.digest:
-            kept[str(count)] = {"digest": made_by.digest, **measured(params, made_by)}
-            results.parent.mkdir(parents=True, exist_ok=True)
-            write_text(results, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-        rows[str(count)] = kept[str(count)]
+        made_by = decided_by(params)
+        rows[str(count)] = kept(results, str(count), made_by.digest, partial(measured, params, made_by))
     return rows
 
 
@@ -175,16 +173,6 @@ def row(project: Path) -> dict[str, Any]:
     scores = json.loads((project / SCORES / "metrics.json").read_text(encoding="utf-8"))
     told = {key: metrics[key] for key in ("accuracy", "difference", "recommendation", "notes", "headline")}
     return {"samples": scores["samples"], "kept": scores["kept"], **told}
-
-
-def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The finished rows by count. Raises UserError if the file is broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}). Remove it to start afresh.") from None
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
 
+from benchmarks import samples
 from models.classifiers import Judge
-from tasks import judging, scoring
-from tasks.device import Device, prepare
+from tasks import judging
+from tasks.device import prepare
 from tasks.layout import PARAMS, ROOT
-from tasks.params import Params
 from tasks.reading import read
-from tasks.shards import Shards, image_column, png, sample_table, seal, shard_name, write_shard, write_text
+from tasks.shards import Shards, write_text
 
 RESULT = ROOT / "benchmarks/results/measures.json"
 SHARD = 2_000
@@ -105,7 +105,7 @@ def speeds(data: Path, count: int) -> dict[str, float]:
     params = read(PARAMS)
     device = prepare(params.machine, params.filter.precision)
     real = judging.Reference(data / "reference")
-    x_NCHW, y_N = samples(data, count)
+    x_NCHW, y_N = images(data, count)
     judge = real.judge(device)
     JudgeExtractor.judge = judge
     register_feature_extractor("mintage-judge", JudgeExtractor)
@@ -125,9 +125,11 @@ def speeds(data: Path, count: int) -> dict[str, float]:
         )
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
-        drawn = write(Path(work) / "synthetic", x_NCHW, y_N, real.facts["classes"])
+        parts = ((x_NCHW[n : n + SHARD], y_N[n : n + SHARD]) for n in range(0, count, SHARD))
+        drawn = samples.write(Path(work) / "synthetic", parts, real.facts["classes"])
+        scores = Path(work) / "scores"
         rates["all of filter, PNGs decoded"] = count / timed(
-            lambda: filtered(params, data, drawn, device, work)
+            lambda: samples.filtered(drawn, data, params.filter, device, scores)
         )
     ratio = rates["features, filter"] / rates["features, torch-fidelity"]
     whole = rates["all of filter, PNGs decoded"] / rates["features, torch-fidelity"]
@@ -149,47 +151,29 @@ def alone(data: Path, count: int) -> float:
     params = read(PARAMS)
     device = prepare(params.machine, params.filter.precision)
     with tempfile.TemporaryDirectory() as work:
-        x_NCHW, y_N = samples(data, SHARD)
         classes = judging.Reference(data / "reference").facts["classes"]
-        drawn = write(Path(work) / "synthetic", x_NCHW, y_N, classes, count)
-        filtered(params, data, drawn, device, work)
+        parts = noisy(*images(data, SHARD), count)
+        drawn = samples.write(Path(work) / "synthetic", parts, classes)
+        samples.filtered(drawn, data, params.filter, device, Path(work) / "scores")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def samples(data: Path, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def images(data: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) uint8 and labels (N,): train images in turn, with noise, no two the same."""
     train = Shards.open(data / "real/train")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = rng.integers(train.rows, size=count)
     x_NCHW = train.pixels()[rows]
     noise_NCHW = rng.integers(-30, 31, x_NCHW.shape, dtype=np.int16)
     return (x_NCHW + noise_NCHW).clip(0, 255).astype(np.uint8), train.labels()[rows]
 
 
-def write(folder: Path, x_NCHW: np.ndarray, y_N: np.ndarray, classes: list[str], count: int = 0) -> Path:
-    """Seal samples as generate does: those given, or if there are to be `count`, with new noise a shard."""
-    folder.mkdir()
-    total = count or len(x_NCHW)
-    for number, start in enumerate(range(0, total, SHARD)):
-        size = min(SHARD, total - start)
-        rows = slice(0, size) if count else slice(start, start + size)
-        rng = np.random.default_rng(number)
-        noise = rng.integers(-20, 21, x_NCHW[rows].shape, dtype=np.int16) if count else 0
-        part = (x_NCHW[rows].astype(np.int16) + noise).clip(0, 255).astype(np.uint8)
-        ids = [f"{number:05d}-{n:05d}" for n in range(size)]
-        images = image_column([png(x_CHW) for x_CHW in part], [f"{i}.png" for i in ids])
-        labels = [None if label < 0 else int(label) for label in y_N[rows]]
-        write_shard(folder / shard_name(number), sample_table(size, id=ids, image=images, label=labels))
-    return seal(folder, classes=classes, channels=int(x_NCHW.shape[1]), size=int(x_NCHW.shape[2]))
-
-
-def filtered(params: Params, data: Path, drawn: Path, device: Device, work: str) -> None:
-    """What the stage filter does, without Prefect."""
-    out = Path(work) / "scores"
-    out.mkdir()
-    for shard in Shards.open(drawn).paths:
-        scoring.measure_shard(shard, data / "reference", data / "real/train", device, out)
-    scoring.judge_rows(drawn, data / "reference", params.filter, device, out)
+def noisy(x_NCHW: np.ndarray, y_N: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`count` images in parts of at most SHARD: the same ones each time, under new noise."""
+    for start in range(0, count, SHARD):
+        rows = slice(0, min(SHARD, count - start))
+        noise_NCHW = np.random.default_rng(start).integers(-20, 21, x_NCHW[rows].shape, dtype=np.int16)
+        yield (x_NCHW[rows] + noise_NCHW).clip(0, 255).astype(np.uint8), y_N[rows]
 
 
 def timed(work: Any) -> float:

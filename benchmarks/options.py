@@ -14,21 +14,20 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from safetensors.torch import load_file
 
-from benchmarks.contest import Bench, Trained
-from benchmarks.families import RESULTS, read_rows
-from models.families import load
-from tasks import fitting
+from benchmarks.contest import Bench
+from benchmarks.families import RESULTS
+from benchmarks.rows import kept
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
 from tasks.reading import read
-from tasks.shards import Shards, file_digest, seal, shard_name, write_shard, write_text
+from tasks.shards import Shards, file_digest, seal, shard_name, write_shard
 
 PROBE_IMAGES = 20_000
 PLAIN = "as it is"
@@ -92,24 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.check()
         rows = [row for row in ROWS if row.family in (options.families or [row.family])]
         for row in rows:
-            made = kept(bench, row, options.images, options.results / "options.json")
-            print(f"{row.family:10} {row!s:45} {words(made)}", flush=True)
+            name, decided = f"{row.family}, {row}", digest(bench, row, options.images)
+            making = partial(make, bench, row, options.images)
+            made = kept(options.results / "options.json", name, decided, making)
+            print(f"{name:55} {words(made)}", flush=True)
     except UserError as error:
         sys.exit(str(error))
 
 
-def kept(bench: Bench, row: Row, images: int, path: Path) -> dict[str, Any]:
-    """The row's numbers: made now, unless they are there for the same settings, code and data."""
-    rows, name = read_rows(path), f"{row.family}, {row}"
+def digest(bench: Bench, row: Row, images: int) -> str:
+    """Stands for what decides a row: settings, data, machine, and the code of its family."""
     files = [ROOT / f"models/families/{row.family}.py", bench.data / "reference/judge.safetensors"]
-    decides = [name, images, bench.params.families[row.family], bench.seeds, bench.device.facts]
+    decides = [str(row), images, bench.params.families[row.family], bench.seeds, bench.device.facts]
     told = json.dumps([*decides, *map(file_digest, files)], sort_keys=True)
-    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-    if rows.get(name, {}).get("digest") != digest:
-        rows[name] = {"digest": digest, "images": images, **make(bench, row, images)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(rows, indent=1) + "\n")
-    return rows[name]
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def make(bench: Bench, row: Row, images: int) -> dict[str, Any]:
@@ -117,22 +112,19 @@ def make(bench: Bench, row: Row, images: int) -> dict[str, Any]:
     block = {**bench.params.families[row.family], **row.config}
     params = bench.params.train.model_copy(update={"family": row.family, "images": images})
     with tempfile.TemporaryDirectory() as work:
-        real, reference = bench.data / "real/train", bench.data / "reference"
+        real = bench.data / "real/train"
         if row.per_class:
             real = fewer(real, row.per_class, Path(work) / "train")
         try:
-            folder = fitting.fit(Path(work), real, reference, params, block, bench.device)
+            trained, facts = bench.fit(params, block, real)
         except UserError as error:
-            return {"ill": str(error)}
-        family = load(row.family).build(load(row.family).Config(**block), bench.spec)
-        family.load_state_dict(load_file(folder / fitting.MODEL))
-        facts = json.loads((folder / fitting.CHECKPOINT).read_text(encoding="utf-8"))
-    placed = bench.device.place(family).eval()
+            return {"images": images, "ill": str(error)}
     generate = bench.params.generate.model_copy(update=dict(row.sampling))
     changed = replace(bench, params=bench.params.model_copy(update={"generate": generate}))
-    drawn = changed.draw(Trained(placed, bench.device, facts["parameters"], images, ""))
+    drawn = changed.draw(trained)
     accuracy = bench.accuracy(drawn, "test", bench.seeds)
     return {
+        "images": images,
         "accuracy": {key: accuracy[key] for key in ("mean", "std", "per_seed")},
         **bench.distances(drawn),
         "rollbacks": len(facts["rollbacks"]),

@@ -163,6 +163,13 @@ def test_a_peer_halves_sides_without_padding(side, levels):
     assert len(config["block_out_channels"]) == len(config["up_block_types"]) == levels
 
 
+def test_a_broken_file_of_rows_is_told_before_any_work(data, tmp_path, copied):
+    (tmp_path / "families-bars-0.005min.json").write_text("{")
+    with pytest.raises(UserError, match="Remove it to start afresh"):
+        families.run(bench(data), ["gan"], tmp_path, "bars")
+    assert copied == []
+
+
 def test_planted_faults_are_counted_by_kind_and_kept(data, tmp_path, monkeypatch):
     monkeypatch.setattr(faults, "EACH", 10)
     monkeypatch.setattr(faults, "read", lambda path: bench(data).params)
@@ -186,7 +193,11 @@ def test_options_are_measured_one_change_at_a_time_and_kept(data, tmp_path, monk
     found = json.loads((tmp_path / "options.json").read_text())
     assert list(found) == ["vae, width: 16", "vae, 4 real images a class, width: 16"]
     assert all(len(row["accuracy"]["per_seed"]) == 2 for row in found.values())
-    monkeypatch.setattr(options, "make", None)
+
+    def again(*_):
+        raise AssertionError("a finished row was made again")
+
+    monkeypatch.setattr(options, "make", again)
     options.main(arguments)
     assert json.loads((tmp_path / "options.json").read_text()) == found
 
