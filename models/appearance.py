@@ -1,5 +1,7 @@
 """What an image looks like whatever it shows: light, contrast, focus. Tensors in, one number an image out."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +34,7 @@ def _appearance(x_BCHW: Tensor) -> dict[str, Tensor]:
     laplacian_BD = (around - 4 * centre).flatten(1)
     grey_BD = grey_B1HW.flatten(1)
     variance_B = grey_BD.var(1, correction=0)
-    low, high = -F.max_pool2d(-grey_B1HW, 3, 1, 1), F.max_pool2d(grey_B1HW, 3, 1, 1)
+    low, high = _around(grey_B1HW, torch.minimum), _around(grey_B1HW, torch.maximum)
     apart_BD = torch.maximum(high - grey_B1HW, grey_B1HW - low).flatten(1)
     return {
         "sharpness": laplacian_BD.var(1, correction=0) / variance_B.clamp(min=1.0),
@@ -41,3 +43,10 @@ def _appearance(x_BCHW: Tensor) -> dict[str, Tensor]:
         "blank": (apart_BD <= FLAT).float().mean(1),
         "saturated": ((x_BCHW == 0) | (x_BCHW == 255)).flatten(1).float().mean(1),
     }
+
+
+def _around(x_B1HW: Tensor, chosen: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """What is chosen of each 3 x 3 pixels: one axis after the other, which is faster than a pooling layer."""
+    x_B1HW = F.pad(x_B1HW, (1, 1, 1, 1), "replicate")
+    x_B1HW = chosen(chosen(x_B1HW[..., :-2, :], x_B1HW[..., 1:-1, :]), x_B1HW[..., 2:, :])
+    return chosen(chosen(x_B1HW[..., :-2], x_B1HW[..., 1:-1]), x_B1HW[..., 2:])

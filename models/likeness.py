@@ -15,6 +15,7 @@ SIDE = 32  # of a thumbnail, at most
 FREQUENCIES = 6  # of a signature, along each axis
 COARSE = 8  # pixels a side, for a first look
 FLOOR = 8.0  # grey levels of deviation below which contrast is not stretched: it would be noise
+AVERAGED = 14  # pixels a side, from which 2 x 2 are averaged
 SHIFTS = (-1, 0, 1)  # pixels of a thumbnail, along each axis
 CHUNK = 1024
 FEW = 64  # of images that may be large
@@ -91,22 +92,29 @@ def residual(a_PCHW: Tensor, b_PCHW: Tensor) -> Tensor:
 
 
 def _residual(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
-    H, W = a_BCHW.shape[2:]
-    a_BCHW, b_BCHW = a_BCHW.float(), b_BCHW.float()
-    core_BD = _plain(a_BCHW[..., 1 : H - 1, 1 : W - 1])
-    least_B = torch.full((len(a_BCHW),), torch.inf)
+    H, W = (side - 2 for side in a_BCHW.shape[2:])
+    step = 2 if min(H, W) >= AVERAGED else 1
+    a_BCHW, b_BCHW = (_averaged(x.float(), step) for x in (a_BCHW, b_BCHW))
+    core_BD = _plain(a_BCHW[..., 1 : H + 2 - step : step, 1 : W + 2 - step : step])
+    least_B = torch.full((len(core_BD),), torch.inf)
     for seen_BCHW in (b_BCHW, b_BCHW.flip(3)):
-        for down in SHIFTS:
-            for right in SHIFTS:
-                part = seen_BCHW[..., 1 + down : H - 1 + down, 1 + right : W - 1 + right]
-                least_B = torch.minimum(least_B, (core_BD - _plain(part)).square().mean(1))
+        for down in (1 + shift for shift in SHIFTS):
+            for right in (1 + shift for shift in SHIFTS):
+                part = seen_BCHW[..., down : down + H + 1 - step : step, right : right + W + 1 - step : step]
+                least_B = torch.minimum(least_B, (core_BD - _plain(part)).square_().mean(1))
     return least_B.sqrt()
+
+
+def _averaged(x_BCHW: Tensor, step: int) -> Tensor:
+    """The mean of each `step` x `step` pixels, wherever they start."""
+    if step == 1:
+        return x_BCHW
+    x_BCHW = x_BCHW[..., :-1, :] + x_BCHW[..., 1:, :]
+    return (x_BCHW[..., :-1] + x_BCHW[..., 1:]).div_(4)
 
 
 def _plain(x_BCHW: Tensor) -> Tensor:
     """Flat, of mean 0 and deviation 1 (less where there is hardly any contrast)."""
-    if min(x_BCHW.shape[2:]) >= 14:
-        x_BCHW = F.avg_pool2d(x_BCHW, 2)
     x_BD = x_BCHW.flatten(1)
     x_BD = x_BD - x_BD.mean(1, keepdim=True)
     return x_BD / x_BD.square().mean(1, keepdim=True).sqrt().clamp(min=FLOOR)

@@ -1,7 +1,8 @@
 """Where real images lie in feature space, as balls round each of them, and what that says of others.
 
-A row's ball reaches to its k-th nearest other row of its own set. All is computed on the CPU in double
-precision, in blocks, so that memory grows with the rows and not with their pairs.
+A row's ball reaches to its k-th nearest other row of its own set; there may be balls of several k. All
+is computed on the CPU in double precision, in blocks, so that memory grows with the rows and not with
+their pairs.
 """
 
 from collections.abc import Iterator
@@ -18,38 +19,43 @@ BLOCK = 2048  # rows a side of the distances held at once
 
 @dataclass(frozen=True, eq=False)
 class Manifold:
-    """The rows (M, D) of a set and the radius (M,) of each one's ball."""
+    """The rows (M, D) of a set and the radii (J, M) of each one's balls, one for each k."""
 
     rows_MD: Tensor
-    radius_M: Tensor
+    radius_JM: Tensor
 
     @classmethod
-    def of(cls, rows_MD: Tensor, k: int) -> "Manifold":
-        """Balls to the `k`-th nearest other row. Raises ValueError if there are `k` rows or fewer."""
-        return cls(rows_MD, nearest_other(rows_MD, k)[0][:, -1].double())
+    def of(cls, rows_MD: Tensor, *ks: int) -> "Manifold":
+        """Balls to the k-th nearest other row for each of `ks`.
+
+        Raises ValueError if there are no more rows than the largest of them.
+        """
+        apart_Mk = nearest_other(rows_MD, max(ks))[0].double()
+        return cls(rows_MD, torch.stack([apart_Mk[:, k - 1] for k in ks]))
 
     @cached_property
     def trusted_M(self) -> Tensor:
-        """(M,) bool: the half of the balls that are no larger than the median, which realism looks at."""
-        return self.radius_M <= self.radius_M.median()
+        """(M,) bool: the half of the first balls that are no larger than the median, for realism."""
+        return self.radius_JM[0] <= self.radius_JM[0].median()
 
     def holds(self, queries_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """How many balls hold each query (N,), int64, and how many queries each ball holds (M,)."""
-        by_query_N = torch.zeros(len(queries_ND), dtype=torch.int64)
-        by_ball_M = torch.zeros(len(self.rows_MD), dtype=torch.int64)
+        """How many balls of each k hold each query (J, N), int64, and how many queries each holds (J, M)."""
+        by_query_JN = torch.zeros(len(self.radius_JM), len(queries_ND), dtype=torch.int64)
+        by_ball_JM = torch.zeros(self.radius_JM.shape, dtype=torch.int64)
         for n, m, apart in self._blocks(queries_ND):
-            inside = apart <= self.radius_M[m]
-            by_query_N[n] += inside.sum(1)
-            by_ball_M[m] += inside.sum(0)
-        return by_query_N, by_ball_M
+            for j, radius_M in enumerate(self.radius_JM):
+                inside = apart <= radius_M[m]
+                by_query_JN[j, n] += inside.sum(1)
+                by_ball_JM[j, m] += inside.sum(0)
+        return by_query_JN, by_ball_JM
 
     def realism(self, queries_ND: Tensor) -> Tensor:
-        """(N,) float32: the largest radius over distance, of the trusted balls; 1 is at a ball's edge.
+        """(N,) float32: the largest radius over distance, of the trusted first balls; 1 is at an edge.
 
         Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 3.
         """
         found_N = torch.zeros(len(queries_ND), dtype=torch.float64)
-        radius_M = torch.where(self.trusted_M, self.radius_M, 0.0)
+        radius_M = torch.where(self.trusted_M, self.radius_JM[0], 0.0)
         for n, m, apart in self._blocks(queries_ND):
             found_N[n] = torch.maximum(found_N[n], (radius_M[m] / apart.clamp(min=1e-9)).amax(1))
         return found_N.float()

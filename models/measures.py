@@ -5,8 +5,6 @@ on the CPU and gives the same numbers every time. torch-fidelity is imported whe
 it takes seconds to load.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -83,25 +81,48 @@ def kernel_distance(
     if rows < 2:
         raise ValueError("a kernel distance needs 2 rows a set or more")
     fake_ND, real_MD = fake_ND.detach().cpu(), real_MD.detach().cpu()
-    draws = _draws((len(fake_ND), len(real_MD)), rows, subsets)
-    found = [mmd(fake_ND[f], real_MD[r]) for f, r in draws]
-    return float(np.mean(found)), float(np.std(found))
+    found_S = mmd(fake_ND, real_MD, *_draws((len(fake_ND), len(real_MD)), rows, subsets))
+    return float(found_S.mean()), float(found_S.std(correction=0))
 
 
-def _draws(sizes: tuple[int, int], rows: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _draws(sizes: tuple[int, int], rows: int, count: int) -> tuple[Tensor, Tensor]:
     random = np.random.RandomState(0)
-    for _ in range(count):
-        fake, real = (random.choice(size, rows, replace=False) for size in sizes)
-        yield torch.from_numpy(fake), torch.from_numpy(real)
+    drawn = [[random.choice(size, rows, replace=False) for size in sizes] for _ in range(count)]
+    fake, real = (torch.from_numpy(np.stack(side)) for side in zip(*drawn, strict=True))
+    return fake, real
 
 
-def mmd(a_ND: Tensor, b_MD: Tensor) -> float:
-    """The unbiased squared MMD of two sets under the kernel of `kernel_distance`, all pairs at once."""
-    a_ND, b_MD = a_ND.double(), b_MD.double()
-    (n, size), m = a_ND.shape, len(b_MD)
-    aa, bb, ab = ((x @ y.T / size + 1) ** 3 for x, y in ((a_ND, a_ND), (b_MD, b_MD), (a_ND, b_MD)))
-    own = (aa.sum() - aa.trace()) / (n * (n - 1)) + (bb.sum() - bb.trace()) / (m * (m - 1))
-    return float(own - 2 * ab.mean())
+def mmd(a_ND: Tensor, b_MD: Tensor, a_SR: Tensor, b_SQ: Tensor) -> Tensor:
+    """The unbiased squared MMD of rows `a_SR` and `b_SQ` of two sets, for each of S draws: (S,) float64.
+
+    The kernel is that of `kernel_distance`. A draw has no row twice.
+    """
+    apart_S = _kernel_sums(a_ND, b_MD, a_SR, b_SQ) / (a_SR.shape[1] * b_SQ.shape[1])
+    return _within(a_ND, a_SR) + _within(b_MD, b_SQ) - 2 * apart_S
+
+
+def _within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
+    rows = a_SR.shape[1]
+    itself_N = (a_ND.double().square().mean(1) + 1) ** 3
+    return (_kernel_sums(a_ND, a_ND, a_SR, a_SR) - itself_N[a_SR].sum(1)) / (rows * (rows - 1))
+
+
+def _kernel_sums(a_ND: Tensor, b_MD: Tensor, a_SR: Tensor, b_SQ: Tensor) -> Tensor:
+    if len(a_ND) * len(b_MD) > a_SR.numel() * b_SQ.shape[1]:
+        pairs = zip(a_SR, b_SQ, strict=True)
+        return torch.stack([_kernel(a_ND[a_R], b_MD[b_Q]).sum() for a_R, b_Q in pairs])
+    # The draws share so many pairs that each pair's kernel is better computed once.
+    drawn_NS, drawn_MS = (_drawn(*side) for side in ((len(a_ND), a_SR), (len(b_MD), b_SQ)))
+    return (_kernel(a_ND, b_MD) @ drawn_MS).mul_(drawn_NS).sum(0)
+
+
+def _drawn(size: int, rows_SR: Tensor) -> Tensor:
+    return torch.zeros(size, len(rows_SR), dtype=torch.float64).scatter_(0, rows_SR.T, 1.0)
+
+
+def _kernel(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+    apart_NM = torch.mm(a_ND.double(), b_MD.double().T).div_(a_ND.shape[1]).add_(1)
+    return apart_NM.pow(3)
 
 
 def precision_recall(fake_ND: Tensor, real_MD: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
@@ -112,8 +133,8 @@ def precision_recall(fake_ND: Tensor, real_MD: Tensor, k: int = 3) -> tuple[Tens
     """
     if min(len(fake_ND), len(real_MD)) <= k:
         raise ValueError(f"precision and recall need more than {k} rows a set")
-    precise_N = Manifold.of(real_MD, k).holds(fake_ND)[0] > 0
-    return precise_N, Manifold.of(fake_ND, k).holds(real_MD)[0] > 0
+    precise_N = Manifold.of(real_MD, k).holds(fake_ND)[0][0] > 0
+    return precise_N, Manifold.of(fake_ND, k).holds(real_MD)[0][0] > 0
 
 
 def density_coverage(fake_ND: Tensor, real_MD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
@@ -123,5 +144,5 @@ def density_coverage(fake_ND: Tensor, real_MD: Tensor, k: int = 5) -> tuple[Tens
     in [0, 1] (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 5). Raises ValueError if there are `k` real
     rows or fewer.
     """
-    by_fake_N, by_ball_M = Manifold.of(real_MD, k).holds(fake_ND)
-    return by_fake_N.double() / k, by_ball_M > 0
+    by_fake_1N, by_ball_1M = Manifold.of(real_MD, k).holds(fake_ND)
+    return by_fake_1N[0].double() / k, by_ball_1M[0] > 0

@@ -130,12 +130,12 @@ def _kernel(fake: Crowd, real: Crowd, subset: int) -> Estimate:
 def _varied(a_ND: Tensor, b_MD: Tensor) -> float:
     """The variance of a kernel distance that comes from the rows of `a`, told by random halves of them."""
     random, n = torch.Generator().manual_seed(0), len(a_ND)
-    rows = min(MOST, n // 2)
-    found = [
-        measures.mmd(a_ND[torch.randperm(n, generator=random)[:rows]], b_MD[:MOST]) for _ in range(HALVES)
-    ]
-    # Draws without replacement vary by 1 / rows - 1 / n of what one row does, the whole set by 1 / n.
-    return float(np.var(found, ddof=1)) * (1 / n) / (1 / rows - 1 / n)
+    a_ND, b_MD = a_ND[: 2 * MOST], b_MD[:MOST]
+    shown, rows = len(a_ND), len(a_ND) // 2
+    a_SR = torch.stack([torch.randperm(shown, generator=random)[:rows] for _ in range(HALVES)])
+    b_SM = torch.arange(len(b_MD)).expand(HALVES, -1)
+    # Draws without replacement vary by 1 / rows - 1 / shown of what one row does, the whole set by 1 / n.
+    return float(measures.mmd(a_ND, b_MD, a_SR, b_SM).var()) / n / (1 / rows - 1 / shown)
 
 
 def _inception_score(fake: Crowd) -> Estimate | None:

@@ -66,9 +66,9 @@ class Originals:
         return nearest_other(self.features_MD)[0][:, 0]
 
     @cached_property
-    def manifolds(self) -> tuple[Manifold, Manifold]:
+    def manifold(self) -> Manifold:
         """The balls that realism and density are told by."""
-        return Manifold.of(self.features_MD, REALISM_K), Manifold.of(self.features_MD, DENSITY_K)
+        return Manifold.of(self.features_MD, REALISM_K, DENSITY_K)
 
     def columns(
         self, said: Measured, x_NCHW: np.ndarray, labels_N: np.ndarray, drawn: Sketch
@@ -86,10 +86,10 @@ class Originals:
         if len(self.ids) > 1:
             found["authenticity"] = found["train_distance"] / self.apart_M[row_Nk[:, 0]].clamp(min=1e-9)
         if len(self.ids) > DENSITY_K:
-            balls, dense = self.manifolds
-            found["realism"] = balls.realism(features_ND)
-            found["in_manifold"] = balls.holds(features_ND)[0] > 0
-            found["density"] = dense.holds(features_ND)[0] / DENSITY_K
+            held_2N, _ = self.manifold.holds(features_ND)
+            found["realism"] = self.manifold.realism(features_ND)
+            found["in_manifold"] = held_2N[0] > 0
+            found["density"] = held_2N[1] / DENSITY_K
         if said.probabilities_NK is not None:
             probs_NK, y_N = torch.from_numpy(said.probabilities_NK), torch.from_numpy(labels_N)
             found["probability"] = probs_NK.gather(1, y_N[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""What every test shares: the project's root on the path, and no socket but loopback."""
+"""What every test shares: the project's root on the path, no socket but loopback, and no time limit."""
 
 import os
 import socket
@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# A busy machine is no reason to fail.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,19 @@ REAL = torch.tensor([[0.0], [1.0], [10.0], [12.0], [50.0]])  # radii: 1, 1, 2, 2
 
 def test_balls_count_whom_they_hold_by_query_and_by_ball():
     by_query, by_ball = Manifold.of(REAL, 1).holds(torch.tensor([[0.5], [11.0], [30.0], [-2.0]]))
-    assert by_query.tolist() == [2, 2, 1, 0]
-    assert by_ball.tolist() == [1, 1, 1, 1, 1]
+    assert by_query.tolist() == [[2, 2, 1, 0]]
+    assert by_ball.tolist() == [[1, 1, 1, 1, 1]]
+
+
+def test_balls_of_several_k_are_each_those_of_their_own():
+    rng = torch.Generator().manual_seed(0)
+    rows, queries = torch.randn(23, 3, generator=rng), torch.randn(17, 3, generator=rng)
+    both, alone = Manifold.of(rows, 3, 5), [Manifold.of(rows, k) for k in (3, 5)]
+    for side in (0, 1):
+        expected = torch.cat([each.holds(queries)[side] for each in alone])
+        assert torch.equal(both.holds(queries)[side], expected)
+        assert not torch.equal(*expected)
+    assert torch.equal(both.realism(queries), alone[0].realism(queries))
 
 
 def test_realism_is_the_largest_radius_over_distance_of_the_smaller_half_of_balls():
@@ -25,7 +36,7 @@ def test_realism_is_the_largest_radius_over_distance_of_the_smaller_half_of_ball
 def test_blocks_change_nothing(size):
     rng = torch.Generator().manual_seed(size)
     rows, queries = torch.randn(23, 3, generator=rng), torch.randn(17, 3, generator=rng)
-    whole = Manifold.of(rows, 3)
+    whole = Manifold.of(rows, 3, 5)
     expected = whole.holds(queries), whole.realism(queries)
     kept, manifold.BLOCK = manifold.BLOCK, size
     try:
