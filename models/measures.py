@@ -125,24 +125,21 @@ def _kernel(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     return apart_NM.pow(3)
 
 
-def precision_recall(fake_ND: Tensor, real_MD: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
-    """Which fake rows lie in real balls (N,), and which real rows in fake balls (M,): bool.
+def neighbourhood(
+    fake_ND: Tensor, real_MD: Tensor, k: int = 3, dense: int = 5
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How two sets lie among each other, by balls to the `k`-th nearest row of the own set.
 
-    Precision and recall are their means (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
-    Raises ValueError if a set has `k` rows or fewer.
+    Returns which fake rows lie in real balls (N,), and which real rows in fake balls (M,), bool: precision
+    and recall are their means (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2). Then, by balls to
+    the `dense`-th row, of each fake row how many real balls hold it, over `dense` (N,), and of each real
+    ball if it holds any (M,): density, 0 and up, around 1 if the sets are alike, and coverage, in [0, 1],
+    are their means (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 5).
+
+    Raises ValueError if a set has `k` rows or fewer, or the real one `dense`.
     """
-    if min(len(fake_ND), len(real_MD)) <= k:
-        raise ValueError(f"precision and recall need more than {k} rows a set")
-    precise_N = Manifold.of(real_MD, k).holds(fake_ND)[0][0] > 0
-    return precise_N, Manifold.of(fake_ND, k).holds(real_MD)[0][0] > 0
-
-
-def density_coverage(fake_ND: Tensor, real_MD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-    """Of each fake row how many real balls hold it, over `k` (N,); of each real ball, if it holds one (M,).
-
-    Density and coverage are their means: the one is 0 and up, around 1 if the sets are alike, the other
-    in [0, 1] (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 5). Raises ValueError if there are `k` real
-    rows or fewer.
-    """
-    by_fake_1N, by_ball_1M = Manifold.of(real_MD, k).holds(fake_ND)
-    return by_fake_1N[0].double() / k, by_ball_1M[0] > 0
+    if len(fake_ND) <= k or len(real_MD) <= max(k, dense):
+        raise ValueError(f"balls need more than {k} fake rows and {max(k, dense)} real ones")
+    by_fake_2N, by_ball_2M = Manifold.of(real_MD, k, dense).holds(fake_ND)
+    recalled_M = Manifold.of(fake_ND, k).holds(real_MD)[0][0] > 0
+    return by_fake_2N[0] > 0, recalled_M, by_fake_2N[1].double() / dense, by_ball_2M[1] > 0

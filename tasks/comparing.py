@@ -155,8 +155,7 @@ def _neighbourhood(fake: Crowd, real: Crowd) -> dict[str, Estimate | None]:
 
 def _memberships(fake_ND: Tensor, real_MD: Tensor) -> dict[str, np.ndarray]:
     """What each row of one of the sets says, float64; a measure is the mean of its rows."""
-    pair = fake_ND, real_MD
-    found = (*measures.precision_recall(*pair), *measures.density_coverage(*pair))
+    found = measures.neighbourhood(fake_ND, real_MD)
     return {name: rows.double().numpy() for name, rows in zip(NEIGHBOURHOOD, found, strict=True)}
 
 

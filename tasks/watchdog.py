@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from models.families import Alarm
-from models.measures import density_coverage
+from models.manifold import Manifold
 from tasks.device import Device
 from tasks.judging import Reference, measure
 
@@ -134,8 +134,8 @@ class Examiner:
             if min(len(fake_ND), len(real_ND)) >= NEIGHBOURS and (apart := _mean_distance(real_ND)) > 0:
                 variety.append(_mean_distance(fake_ND) / apart)
             if len(real_ND) > NEIGHBOURS:
-                pair = torch.from_numpy(fake_ND), torch.from_numpy(real_ND)
-                covered.append(float(density_coverage(*pair, k=NEIGHBOURS)[1].double().mean()))
+                balls = Manifold.of(torch.from_numpy(real_ND), NEIGHBOURS)
+                covered.append(float((balls.holds(torch.from_numpy(fake_ND))[1] > 0).double().mean()))
         found = {"classes_shown": shown, "variety": [min(variety)] if variety else [], "score": covered}
         return {name: round(float(np.mean(values)), 6) if values else None for name, values in found.items()}
 

@@ -45,31 +45,32 @@ def test_kernel_distance_is_the_unbiased_estimate_written_out(rng):
 def test_precision_falls_with_strays_and_recall_with_missing_modes(rng):
     real = torch.cat([torch.randn(100, 3, generator=rng), torch.randn(100, 3, generator=rng) + 50])
     half = torch.randn(200, 3, generator=rng) * 0.5
-    precise, recalled = M.precision_recall(half, real, k=5)
+    precise, recalled, *_ = M.neighbourhood(half, real, k=5)
     assert precise.double().mean() > 0.95
     assert recalled.double().mean() <= 0.5
     assert not recalled[100:].any()
     strays = torch.cat([real, torch.randn(200, 3, generator=rng) - 300])
-    precise, recalled = M.precision_recall(strays, real)
+    precise, recalled, *_ = M.neighbourhood(strays, real)
     assert precise[:200].all()
     assert not precise[200:].any()
     assert recalled.all()
-    with pytest.raises(ValueError, match="more than 3 rows"):
-        M.precision_recall(half[:3], real)
+    for pair in ((half[:3], real), (half, real[:5])):
+        with pytest.raises(ValueError, match="more than 3 fake rows and 5 real ones"):
+            M.neighbourhood(*pair)
 
 
 def test_density_and_coverage_by_hand():
     real = torch.tensor([[0.0], [1.0], [10.0], [12.0]])  # radii to the nearest other: 1, 1, 2, 2
     fake = torch.tensor([[0.5], [11.0], [30.0], [0.0]])
     # Balls around: 0.5 lies in two, 11 in two, 30 in none, 0 in two (at the very edge of the second's).
-    density, covered = M.density_coverage(fake, real, k=1)
+    *_, density, covered = M.neighbourhood(fake, real, k=1, dense=1)
     assert density.tolist() == [2, 2, 0, 2]
     assert covered.all()
     # To the second nearest other: 10, 9, 9, 11, of which 0.5 and 11 lie in two each.
-    density, covered = M.density_coverage(fake[:3], real, k=2)
+    *_, density, covered = M.neighbourhood(fake[:3], real, k=1, dense=2)
     assert density.tolist() == [1, 1, 0]
     assert covered.all()
-    assert not M.density_coverage(fake[2:3], real, k=1)[1].any()
+    assert not M.neighbourhood(fake[2:3].expand(2, 1), real, k=1, dense=1)[3].any()
 
 
 def test_inception_score_from_one_to_the_number_of_classes():
@@ -108,7 +109,7 @@ def test_the_numbers_are_those_of_torch_fidelity_on_the_same_features(rng):
     assert std == pytest.approx(kid["kernel_inception_distance_std"], rel=1e-3)
     options = {"prc_neighborhood": 3, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
     prc = prc_features_to_metric(fake.double(), real.double(), **options)
-    precise, recalled = M.precision_recall(fake, real)
+    precise, recalled, *_ = M.neighbourhood(fake, real)
     assert float(precise.double().mean()) == pytest.approx(prc["precision"], rel=1e-3)
     assert float(recalled.double().mean()) == pytest.approx(prc["recall"], rel=1e-3)
     logits = torch.randn(600, 10, generator=rng) * 2

@@ -25,12 +25,12 @@ def test_the_whole_set_is_measured_as_the_measures_do(rng):
     pair = fake.features_ND, real.features_ND
     assert found["frechet_distance"] == pytest.approx(measures.frechet_distance(*pair), abs=1e-6)
     assert found["kernel_distance"] == pytest.approx(measures.kernel_distance(*pair)[0], abs=1e-6)
-    precise, recalled = measures.precision_recall(*pair)
-    assert found["precision"] == pytest.approx(float(precise.double().mean()), abs=1e-6)
-    assert found["recall"] == pytest.approx(float(recalled.double().mean()), abs=1e-6)
-    density, covered = measures.density_coverage(*pair)
-    assert found["density"] == pytest.approx(float(density.mean()), abs=1e-6)
-    assert found["coverage"] == pytest.approx(float(covered.double().mean()), abs=1e-6)
+    rows = list(
+        zip(("precision", "recall", "density", "coverage"), measures.neighbourhood(*pair), strict=True)
+    )
+    assert {n: found[n] for n, _ in rows} == {
+        n: pytest.approx(float(values.double().mean()), abs=1e-6) for n, values in rows
+    }
     assert found["class_balance"] == 1
     assert found["inception_score"] is found["duplicate_rate"] is found["memorised_rate"] is None
 
