@@ -26,6 +26,15 @@ class Spec:
     width: int
     classes: int
 
+    def demand(self, family: str, multiple: int = 1) -> None:
+        """Raise ValueError unless the sides are multiples from 8 to 256, and the images grey or in colour."""
+        if any(side % multiple or not 8 <= side <= 256 for side in (self.height, self.width)):
+            which = f"multiples of {multiple} from 8 to 256" if multiple > 1 else "8 to 256"
+            found = f"{self.height} x {self.width}"
+            raise ValueError(f"{family} makes images whose sides are {which}, not {found}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"{family} makes images of 1 or 3 channels, not {self.channels}")
+
 
 @dataclass(frozen=True)
 class Batch:

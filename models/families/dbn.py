@@ -276,11 +276,7 @@ class DBN(nn.Module):
 
 def build(config: Config, spec: Spec) -> DBN:
     """Make the family. Raises ValueError unless the sides are from 8 to 256."""
-    if any(not 8 <= side <= 256 for side in (spec.height, spec.width)):
-        found = f"{spec.height} x {spec.width}"
-        raise ValueError(f"dbn makes images whose sides are 8 to 256, not {found}")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"dbn makes images of 1 or 3 channels, not {spec.channels}")
+    spec.demand("dbn")
     visible = config.visible or ("bernoulli" if spec.channels == 1 else "gaussian")
     if spec.classes and visible == "gaussian" and len(config.hidden) == 1:
         raise ValueError("dbn with gaussian visible units has no place for labels; give hidden two layers")

@@ -326,9 +326,5 @@ class Diffusion(nn.Module):
 
 def build(config: Config, spec: Spec) -> Diffusion:
     """Make the family. Raises ValueError unless the sides are multiples of 4 from 8 to 256."""
-    if any(side % 4 or not 8 <= side <= 256 for side in (spec.height, spec.width)):
-        found = f"{spec.height} x {spec.width}"
-        raise ValueError(f"diffusion makes images whose sides are multiples of 4 from 8 to 256, not {found}")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"diffusion makes images of 1 or 3 channels, not {spec.channels}")
+    spec.demand("diffusion", 4)
     return Diffusion(config, spec)

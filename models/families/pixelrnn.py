@@ -303,9 +303,5 @@ def trace(network: Network, y_B: Tensor, u_BHWU: Tensor) -> tuple[Tensor, Tensor
 
 def build(config: Config, spec: Spec) -> PixelRNN:
     """Make the family. Raises ValueError unless the sides are from 8 to 256."""
-    if any(not 8 <= side <= 256 for side in (spec.height, spec.width)):
-        found = f"{spec.height} x {spec.width}"
-        raise ValueError(f"pixelrnn makes images whose sides are 8 to 256, not {found}")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"pixelrnn makes images of 1 or 3 channels, not {spec.channels}")
+    spec.demand("pixelrnn")
     return PixelRNN(config, spec)
