@@ -69,6 +69,15 @@ ROWS = [
     Row("diffusion", sampling={"sampler": "heun"}),
     Row("diffusion", {"p_mean": -1.2}),
     Row("diffusion", {"label_dropout": 0.0}),
+    Row("dbn"),
+    Row("dbn", {"visible": "gaussian"}),
+    Row("dbn", {"hidden": [1024]}),
+    Row("dbn", {"gibbs": 1}),
+    Row("dbn", {"decay": 0.0}),
+    Row("dbn", {"sample_gibbs": 20}),
+    Row("pixelrnn"),
+    Row("pixelrnn", {"layers": 1}),
+    Row("pixelrnn", {"mixtures": 1}),
 ]
 
 
