@@ -25,6 +25,7 @@ from models.mixture import fit_mixture
 from models.noise import SampleNoise
 
 LN_2PI = math.log(2 * math.pi)
+FOLD = 4  # pixels a side that become channels: shapes are learnt as well, four times as fast as by 2
 
 
 class Config(BaseModel):
@@ -50,9 +51,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent: int = Field(32, ge=1, le=1024)
-    width: int = Field(64, ge=16, le=512, multiple_of=16)
-    lr: float = Field(1.3e-3, gt=0)
+    latent: int = Field(16, ge=1, le=1024)
+    width: int = Field(32, ge=16, le=512, multiple_of=16)
+    lr: float = Field(4e-3, gt=0)
     likelihood: Literal["gaussian", "logistic"] = "gaussian"
     perceptual: float = Field(0.0, ge=0)
     beta: float = Field(0.5, ge=0)
@@ -85,17 +86,17 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder and decoder, on 2 x 2 pixels folded into channels."""
+    """Encoder and decoder, on 4 x 4 pixels folded into channels."""
 
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
-        sides, widths = (spec.height // 2, spec.width // 2), [config.width]
+        sides, widths = (spec.height // FOLD, spec.width // FOLD), [config.width]
         while all(side % 2 == 0 and side > 4 for side in sides):
             sides = (sides[0] // 2, sides[1] // 2)
             widths.append(2 * config.width)
         self.base, c_emb, coarse = sides, 2 * config.width, widths[-1]
         self.embed_label = nn.Embedding(max(spec.classes, 1), c_emb)
-        self.encode_in = nn.Conv2d(4 * spec.channels, config.width, 3, padding=1)
+        self.encode_in = nn.Conv2d(FOLD**2 * spec.channels, config.width, 3, padding=1)
         self.encoder = nn.ModuleList(Block(a, b, c_emb) for a, b in pairwise([config.width, *widths]))
         self.encode_out = nn.Linear(coarse * math.prod(sides), 2 * config.latent)
         self.embed = nn.Linear(config.latent + c_emb, c_emb)
@@ -103,7 +104,7 @@ class Network(nn.Module):
         self.decoder = nn.ModuleList(Block(a, b, c_emb) for a, b in pairwise([coarse, *widths[::-1]]))
         self.norm_out = nn.GroupNorm(config.width // 16, config.width)
         heads = 2 if config.likelihood == "logistic" else 1
-        self.decode_out = nn.Conv2d(config.width, heads * 4 * spec.channels, 3, padding=1)
+        self.decode_out = nn.Conv2d(config.width, heads * FOLD**2 * spec.channels, 3, padding=1)
         self.log_scale = nn.Parameter(torch.tensor(-1.0))
         for block in [*self.encoder, *self.decoder]:
             nn.init.zeros_(cast(Block, block).conv2.weight)
@@ -112,7 +113,7 @@ class Network(nn.Module):
 
     def encode(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x, y), (B, latent) each, float32."""
-        h_BCHW, emb_BE = self.encode_in(F.pixel_unshuffle(x_BCHW, 2)), self.embed_label(y_B)
+        h_BCHW, emb_BE = self.encode_in(F.pixel_unshuffle(x_BCHW, FOLD)), self.embed_label(y_B)
         for number, block in enumerate(self.encoder):
             h_BCHW = block(F.avg_pool2d(h_BCHW, 2) if number else h_BCHW, emb_BE)
         mean_BZ, log_var_BZ = self.encode_out(F.silu(h_BCHW.flatten(1))).float().chunk(2, dim=1)
@@ -124,7 +125,7 @@ class Network(nn.Module):
         h_BCHW = self.start(emb_BE).unflatten(1, (-1, *self.base))
         for number, block in enumerate(self.decoder):
             h_BCHW = block(F.interpolate(h_BCHW, scale_factor=2.0) if number else h_BCHW, emb_BE)
-        out_BCHW = F.pixel_shuffle(self.decode_out(F.silu(self.norm_out(h_BCHW))), 2).float()
+        out_BCHW = F.pixel_shuffle(self.decode_out(F.silu(self.norm_out(h_BCHW))), FOLD).float()
         if out_BCHW.shape[1] in (1, 3):
             return out_BCHW.tanh(), self.log_scale.clamp(min=-5.0)
         mean_BCHW, scale_BCHW = out_BCHW.chunk(2, dim=1)
@@ -159,7 +160,7 @@ class VAE(nn.Module):
         "loss": Alarm(-20.0, 20.0, "the reconstruction does not learn"),
         "grad_norm": Alarm(0.0, 1e4, "the gradients explode, so that clipping leaves only their noise"),
     }
-    BATCH: ClassVar[int] = 64
+    BATCH: ClassVar[int] = 128
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Config, spec: Spec) -> None:
@@ -307,11 +308,7 @@ def build(config: Config, spec: Spec) -> VAE:
     Raises ValueError unless the sides are multiples of 4 from 8 to 256, and the packages are here that a
     perceptual distance needs.
     """
-    if any(side % 4 or not 8 <= side <= 256 for side in (spec.height, spec.width)):
-        found = f"{spec.height} x {spec.width}"
-        raise ValueError(f"vae makes images whose sides are multiples of 4 from 8 to 256, not {found}")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"vae makes images of 1 or 3 channels, not {spec.channels}")
+    spec.demand("vae", 4)
     if config.perceptual:
         features.require()
     return VAE(config, spec)
