@@ -76,7 +76,7 @@ def zipped(path: Path, max_bytes: int) -> Source:
     for info in archive.infolist():
         if info.is_dir():
             continue
-        name = _inside(path, info.filename.replace("\\", "/"))
+        name = inside(path, info.filename.replace("\\", "/"))
         if info.flag_bits & 1:
             raise UserError(
                 f"ingest.source: {path}: member {name!r} is encrypted. Repack the archive without a password."
@@ -104,7 +104,7 @@ def tarred(path: Path, max_bytes: int) -> Source:
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
-                name = _inside(path, member.name)
+                name = inside(path, member.name)
                 if member.isdir():
                     continue
                 plain = member.isreg()
@@ -123,11 +123,11 @@ def tarred(path: Path, max_bytes: int) -> Source:
     return _source("tar archive", path, listed, max_bytes, walk=walk)
 
 
-def _inside(path: Path, name: str) -> str:
-    """Refuse an archive with a member that a careless program would write outside its folder."""
+def inside(place: Path | str, name: str) -> str:
+    """A file's name in an archive or elsewhere, tidied; one that leads out of its folder is refused."""
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         raise UserError(
-            f"ingest.source: {path}: member {name!r} leads out of the archive. Nothing was unpacked.\n"
+            f"ingest.source: {place}: member {name!r} leads out of its folder. Nothing was unpacked.\n"
             "Repack it with relative paths and without '..', or use another source."
         )
     return "/".join(part for part in name.split("/") if part not in ("", "."))
