@@ -1,10 +1,14 @@
 """Hosts on loopback: a web server that gives parts and can break off, and a real S3 API."""
 
+import hashlib
 import http.server
+import io
+import json
 import logging
 import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,20 +36,65 @@ class Web(http.server.SimpleHTTPRequestHandler):
 
 
 class WebWithParts(Web):
+    def part(self):
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
+        return found and (int(found[1]), int(found[2] or 10**9) + 1)
+
     def send_head(self):
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        file = super().send_head()
-        if file and found:
-            file.seek(int(found[1]))
-        return file
+        file, part = super().send_head(), self.part()
+        if not file or not part:
+            return file
+        with file:
+            return io.BytesIO(file.read()[slice(*part)])
 
     def send_response(self, code, message=None):
-        super().send_response(206 if code == 200 and self.headers["Range"] else code, message)
+        super().send_response(206 if code == 200 and self.part() else code, message)
 
     def send_header(self, name, value):
-        if name == "Content-Length" and self.headers["Range"]:
-            value = str(int(value) - int(self.headers["Range"][6:-1]))
+        if name == "Content-Length" and (part := self.part()):
+            value = str(min(int(value), part[1]) - part[0])
         super().send_header(name, value)
+
+
+class Hub(WebWithParts):
+    """As much of the Hugging Face hub as its file system asks of one dataset, whose commit is `c0ffee`."""
+
+    def do_GET(self):
+        kind, where = self.place()
+        if kind == "revision":
+            self.say({"id": "us/set", "sha": "c0ffee", "siblings": []} if where == "c0ffee" else None)
+        elif kind == "tree":
+            below = Path(self.directory) / where.partition("/")[2]
+            self.say([self.told(file) for file in sorted(below.rglob("*"))] if below.is_dir() else None)
+        else:
+            self.path = "/" + self.path.partition("/resolve/c0ffee/")[2]
+            super().do_GET()
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        files = [Path(self.directory) / path for path in asked]
+        self.say([self.told(file) for file in files if file.exists()])
+
+    def place(self):
+        found = re.fullmatch(r"/api/datasets/us/set/(\w+)/([^?]*)(\?.*)?", self.path)
+        return (found[1], found[2]) if found else ("", "")
+
+    def told(self, file):
+        path = file.relative_to(self.directory).as_posix()
+        oid = hashlib.sha256(path.encode()).hexdigest()
+        size = 0 if file.is_dir() else file.stat().st_size
+        return {"type": "directory" if file.is_dir() else "file", "path": path, "oid": oid, "size": size}
+
+    def say(self, answer):
+        data = json.dumps(answer or {}).encode()
+        self.server.asked.append((self.command, self.path, None))
+        self.send_response(404 if answer is None else 200)
+        if answer is None:
+            self.send_header("X-Error-Code", "RevisionNotFound")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
 
 @pytest.fixture(params=[WebWithParts])

@@ -12,6 +12,7 @@ from tasks.params import IngestParams
 from tasks.shards import Shards
 from tests import pictures as p
 from tests.house import ROOT
+from tests.tasks.fetching import conftest
 
 FILES = p.classes(3) | {
     "cat/notes.txt": b"about",
@@ -76,6 +77,20 @@ def test_a_page_of_links_is_a_folder(tmp_path, web):
     there = p.ingested(tmp_path / "web.yaml", tmp_path / "there", max_reject_fraction=1, revision="1")
     alike(p.ingested(web.folder / "set", tmp_path / "here", max_reject_fraction=1), there)
     assert not any("svg" in path for verb, path, _ in web.asked if verb == "GET")
+
+
+@pytest.mark.parametrize("web", [conftest.Hub], indirect=True)
+def test_a_dataset_of_the_hub_at_a_commit(tmp_path, web, monkeypatch):
+    for name, value in (
+        ("ENDPOINT", web.url),
+        ("HUGGINGFACE_CO_URL_TEMPLATE", web.url + "/{repo_id}/resolve/{revision}/{filename}"),
+    ):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    p.write(web.folder / "data", FILES)
+    (tmp_path / "hub.yaml").write_text("url: hf://datasets/us/set/data")
+    there = p.ingested(tmp_path / "hub.yaml", tmp_path / "there", max_reject_fraction=1, revision="c0ffee")
+    alike(p.ingested(web.folder / "data", tmp_path / "here", max_reject_fraction=1), there)
+    assert "not found" in p.refused(tmp_path / "hub.yaml", tmp_path, revision="gone")
 
 
 def test_a_key_that_leads_out_is_refused(tmp_path, s3):
