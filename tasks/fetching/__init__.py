@@ -1,6 +1,7 @@
 """From `ingest.source`, a path or URL of any kind, to original image bytes in shards."""
 
 import hashlib
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from tasks.errors import UserError
 from tasks.fetching.checking import gather
 from tasks.fetching.datasets import named, named_url
 from tasks.fetching.downloading import download
-from tasks.fetching.files import folder, tarred, zipped
+from tasks.fetching.files import file_names, folder, tarred, zipped
 from tasks.fetching.remote import is_remote
 from tasks.fetching.source import Source
 from tasks.fetching.tables import parquet
@@ -67,9 +68,10 @@ def look(path: Path, params: IngestParams) -> Source:
     most = max_bytes(params)
     suffix = path.suffix.lower()
     if path.is_dir():
-        files = [p.suffix.lower() for p in path.rglob("*")]
-        tables = ".parquet" in files and SUFFIXES.isdisjoint(files)
-        return parquet(path, params.allow_synthetic) if tables else folder(path, most)
+        names = file_names(path)
+        suffixes = {os.path.splitext(name)[1].lower() for name in names}  # noqa: PTH122
+        tables = ".parquet" in suffixes and SUFFIXES.isdisjoint(suffixes)
+        return parquet(path, params.allow_synthetic) if tables else folder(path, names, most)
     if suffix in (".yaml", ".yml"):
         return named(path)
     with open(path, "rb") as file:

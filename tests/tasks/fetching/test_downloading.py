@@ -41,6 +41,7 @@ def test_a_web_server_without_parts_is_read_from_the_start(tmp_path, web):
     (web.folder / "in.zip").write_bytes(DATA)
     web.breaks = [50_000]
     assert fetched(f"{web.url}/in.zip", tmp_path).read_bytes() == DATA
+    assert len(gets(web)) == 2
 
 
 def test_the_next_run_goes_on_too(tmp_path, web):
