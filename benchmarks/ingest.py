@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.rows import read_rows
 from tasks import fetching, imaging, splitting
 from tasks.fetching import checking
 from tasks.layout import ROOT
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.source is None:
         found.error("--source: which folder of images?")
-    rows = {}
+    rows = read_rows(options.results)
     for size in options.sizes:
         rows[f"{options.source.name}, to {size} x {size}"] = measure(
             options.source, size, options.workers, options.tries

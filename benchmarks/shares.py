@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.memory import BEFORE, set_params, stage
+from benchmarks import memory
+from benchmarks.memory import BEFORE, set_params
 from benchmarks.orchestration import clone
 from tasks import sampling
 from tasks.device import Device, prepare
@@ -118,8 +119,7 @@ def measure(root: Path, samples: int, few: Sequence[int], threads: int | None) -
     """All rows, by what was done."""
     environment = clone(root)
     set_params(root, {**SHORT, "machine": {"threads": threads}})
-    for name in BEFORE:
-        stage(name, root, environment)
+    memory.prepare(root, environment, BEFORE)
     params = read(root / PARAMS)
     device = prepare(params.machine, params.generate.precision)
     rows = {"generate, default steps": generating(root / "data", params, device, samples, None)}
