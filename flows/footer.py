@@ -1,6 +1,5 @@
 """The footer that every stage file shares: load params, join the calling run, fail in plain words."""
 
-import argparse
 import base64
 import errno
 import inspect
@@ -29,6 +28,7 @@ from prefect.settings import (
 )
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.help import parser
 from flows.server import Server
 from tasks.children import die_with_parent
 from tasks.errors import PassingError, UserError
@@ -106,11 +106,7 @@ def run(stage: Flow, ahead: str | None = None) -> None:
 
     `ahead` names the module whose slow imports may as well happen while the server comes up.
     """
-    argparse.ArgumentParser(
-        prog=f"python -m flows.{stage.name}",
-        description=stage.description,
-        epilog="Its params are read from params.yaml; `dvc repro` runs it with its deps.",
-    ).parse_args()
+    parser(stage.name, stage.description).parse_args()
     if PARENT in os.environ:
         die_with_parent()
     with plainly(stage.name), Server() as server:

@@ -12,8 +12,8 @@ from tasks.recipe import recipe, unfinished
 @stage
 def ingest(params: IngestParams, out: Path = RAW, machine: Machine = Machine()) -> Path:
     """Keep the original bytes of every usable image that `ingest.source` holds; say why of the others."""
-    with unfinished(out, recipe("ingest", {"ingest": fetching.anywhere(params)})) as work:
-        found = craft(fetching.fetch, machine.max_retries)(params.source, work.path)
+    with unfinished(out, recipe("ingest", {"ingest": fetching.anywhere(params)}), resume=True) as work:
+        found = craft(fetching.fetch, machine.max_retries)(params, work.path)
         return work.seal(**craft(fetching.keep)(found, work.path, params, machine.workers))
 
 

@@ -95,7 +95,7 @@ def fit(image_HWC: np.ndarray, size: int, how: str) -> np.ndarray:
             image_HWC = _without_ends(image_HWC)
         image_HWC = _transform(size, how)(image=image_HWC)["image"]
         image_HWC = image_HWC.reshape(size, size, -1)
-    return np.ascontiguousarray(np.moveaxis(image_HWC, -1, 0))
+    return np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
 
 
 def _without_ends(image_HWC: np.ndarray) -> np.ndarray:

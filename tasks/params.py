@@ -4,6 +4,7 @@ A section is a stage's params; `machine` says how work is carried out, and is no
 """
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -30,10 +31,23 @@ class IngestParams(Section):
     """Where real images come from, and how many may be bad."""
 
     source: str = Field(min_length=1)
+    revision: str | None = Field(None, min_length=1)
     max_pixels: int = Field(50_000_000, gt=0)
     max_reject_fraction: float = Field(0.1, ge=0.0, le=1.0)
     allow_synthetic: bool = False
     shard_size: int = Field(2_000, gt=0)
+
+    @field_validator("source")
+    @classmethod
+    def _watched(cls, value: str) -> str:
+        """DVC knows no hf://, and of a folder on the web it sees only the index page."""
+        where = urlsplit(value)
+        if where.scheme == "hf" or (where.scheme in ("http", "https") and where.path.endswith("/")):
+            raise ValueError(
+                f"DVC can't tell when it changes. Write `url: {value}` into a file such as "
+                "data/sources/hub.yaml, give that here, and in ingest.revision what is to be fetched"
+            )
+        return value
 
 
 class SplitFractions(Section):

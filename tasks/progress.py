@@ -11,10 +11,11 @@ LOG_SECONDS = 30.0
 
 
 class Progress:
-    """Counts images towards `total` and shows how many, how fast, and how long there is to go."""
+    """Counts images (or `unit`s of `each`) towards `total`: how many, how fast, how long there is to go."""
 
-    def __init__(self, doing: str, total: int, done: int = 0) -> None:
+    def __init__(self, doing: str, total: int, done: int = 0, unit: str = "images", each: int = 1) -> None:
         self.doing, self.total, self.done = doing, total, done
+        self.unit, self.each = unit, each
         self.already = done
         self.started = self.shown = time.monotonic()
         self.terminal = sys.stderr.isatty() and "CI" not in os.environ
@@ -47,5 +48,10 @@ class Progress:
         rate = (self.done - self.already) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         ahead = f"{left:.0f} s left" if 0 < left < float("inf") else f"{seconds:.1f} s"
-        parts = [f"{self.doing}: {self.done:,} of {self.total:,} images", f"{rate:,.0f} images/s", ahead]
+        done, total = self.done // self.each, self.total // self.each
+        parts = [
+            f"{self.doing}: {done:,} of {total:,} {self.unit}",
+            f"{rate / self.each:,.0f} {self.unit}/s",
+            ahead,
+        ]
         return ", ".join(parts + ([note] if note else []))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -122,15 +123,20 @@ def draw_shard(number: int, plan: Plan, checkpoint: Path, folder: Path, device: 
     labels = plan.labels[start:stop]
     seeds = [sample_seed(plan.params.seed, n) for n in range(start, stop)]
     family = _family(checkpoint.resolve(), plan.facts["digest"], device)
-    images: list[bytes] = []
+    encoded: list[Future[list[bytes]]] = []
     scores: list[float | None] = []
-    with Progress(f"generate, {shard_name(number)}", len(seeds)) as progress:
+    # A batch is encoded while the next one is drawn.
+    with (
+        ThreadPoolExecutor(1) as encoder,
+        Progress(f"generate, {shard_name(number)}", len(seeds)) as progress,
+    ):
         for at in range(0, len(seeds), plan.params.batch):
             part = slice(at, at + plan.params.batch)
             x_BCHW, score_B = draw(family, labels[part], seeds[part], plan.params, device)
-            images.extend(png(image) for image in x_BCHW)
+            encoded.append(encoder.submit(encode, x_BCHW))
             scores.extend([None] * len(x_BCHW) if score_B is None else score_B.tolist())
             progress.add(len(x_BCHW))
+    images = [data for batch in encoded for data in batch.result()]
     ids = [f"{seed:016x}" for seed in seeds]
     table = sample_table(
         len(seeds),
@@ -143,6 +149,11 @@ def draw_shard(number: int, plan: Plan, checkpoint: Path, folder: Path, device: 
         family_score=scores,
     )
     return write_shard(folder / shard_name(number), table)
+
+
+def encode(x_BCHW: np.ndarray) -> list[bytes]:
+    """A batch as PNGs."""
+    return [png(x_CHW) for x_CHW in x_BCHW]
 
 
 def draw(

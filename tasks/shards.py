@@ -182,7 +182,7 @@ def file_digest(path: Path) -> str:
 
 def png(image_CHW: np.ndarray) -> bytes:
     """Encode uint8 (1 or 3, H, W) as PNG, the same bytes every time."""
-    image = Image.fromarray(image_CHW[0] if len(image_CHW) == 1 else np.moveaxis(image_CHW, 0, -1))
+    image = Image.fromarray(image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0))
     buffer = io.BytesIO()
     image.save(buffer, "png", compress_level=4)
     return buffer.getvalue()

@@ -97,7 +97,7 @@ def ingested(source: Path, out: Path, workers: int = 1, **params) -> Path:
     """The ingest stage without its flow: a sealed folder."""
     out.mkdir(parents=True)
     chosen = IngestParams(source=str(source), **params)
-    return seal(out, **fetching.keep(fetching.fetch(str(source), out), out, chosen, workers))
+    return seal(out, **fetching.keep(fetching.fetch(chosen, out), out, chosen, workers))
 
 
 def preprocessed(raw: Path, out: Path, workers: int = 1, **params) -> Path:

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contest, families, faults, filtering, low_data, options, peers
+from benchmarks import contest, families, faults, filtering, ingest, low_data, memory, options, peers, shares
 from models.families import Spec, load
 from tasks import dvc, judging, originals
 from tasks.errors import UserError
 from tasks.params import CalibrateParams, Params
 from tasks.reading import read
 from tasks.shards import seal
-from tests import making
+from tests import making, pictures
 from tests.house import PARAMS, ROOT, STAGES
 
 ROW = {
@@ -348,3 +348,66 @@ def test_a_row_holds_what_the_report_says(tmp_path):
     told = {"accuracy": {}, "difference": {}, "recommendation": {}, "notes": ["n"], "headline": []}
     (data / "report/metrics.json").write_text(json.dumps({**told, "before": {}}))
     assert low_data.row(tmp_path) == {"samples": 60, "kept": 48, **told}
+
+
+def test_both_ways_from_a_folder_to_parquet_are_timed_and_the_fastest_counts(tmp_path, monkeypatch):
+    source = pictures.write(tmp_path / "set", pictures.classes(20))
+    wall = iter([9.0, 5.0, 9.0, 4.0, 8.0, 6.0])
+
+    def here(run, source, home, size, workers):
+        if run != "datasets":
+            getattr(ingest, run)(source, Path(home), size, workers)
+        return next(work) if run == "datasets" else {"ingest": 1.0, "preprocess": 2.0}[run], next(wall)
+
+    work = iter([12.0, 9.0])
+    monkeypatch.setattr(ingest, "alone", here)
+    found = tmp_path / "ingest.json"
+    arguments = ["--source", str(source), "--sizes", "16", "--workers", "1", "--tries", "2"]
+    ingest.main([*arguments, "--results", str(found)])
+    (row,) = json.loads(found.read_text()).values()
+    assert (row["images"], row["ratio"], row["ours"]) == (40, 3.0, 13)
+    assert row["with_start_up"] == {"ingest": 4.0, "preprocess": 5.0, "datasets": 6.0}
+    assert row["ratio_with_start_up"] == 0.67
+    assert "| set, to 16 x 16 | 13 | 4 | 3.0 | 0.7 |" in ingest.markdown({"set, to 16 x 16": row})
+
+
+def test_memory_is_told_of_each_stage_at_both_counts(tmp_path, monkeypatch):
+    counts, ran = [], []
+
+    def stage(name, root, environment):
+        samples = read(root / "params.yaml").generate.num_samples
+        ran.append((name, samples))
+        counts.append(samples)
+        return 100.0 + samples
+
+    (tmp_path / "params.yaml").write_text(json.dumps(PARAMS))
+    monkeypatch.setattr(memory, "clone", lambda root: {})
+    monkeypatch.setattr(memory, "prepare", lambda root, environment, stages: ran.extend(stages))
+    monkeypatch.setattr(memory, "stage", stage)
+    rows = memory.measure(tmp_path, 100, 300, ["generate", "export"])
+    assert ran[:4] == list(memory.BEFORE)
+    assert ran[4:8] == [("generate", 100), "filter", "evaluate", ("export", 100)]
+    assert rows["generate"] == {"100": 200.0, "300": 400.0, "ratio": 2.0}
+    assert "| generate | 200 | 400 | 2.00 |" in memory.markdown(rows)
+
+
+def test_the_clock_counts_what_it_watches_and_lets_go(monkeypatch):
+    class Worker:
+        def work(self, for_):
+            now[0] += for_
+            return "done"
+
+    now = [0.0]
+    monkeypatch.setattr(shares.time, "monotonic", lambda: now[0])
+    clock, worker = shares.Clock(bench(Path()).device), Worker()
+    with clock.watching(Worker, "work"):
+        assert worker.work(for_=3.0) == "done"
+        now[0] += 5.0
+    worker.work(for_=7.0)
+    assert clock.seconds == 3.0
+
+
+@pytest.mark.parametrize("benchmark", [ingest])
+def test_the_docs_hold_what_was_measured_of_speed_and_memory(benchmark):
+    kept = json.loads(benchmark.RESULT.read_text(encoding="utf-8"))
+    assert benchmark.markdown(kept) in (ROOT / "docs/scale.md").read_text(encoding="utf-8")

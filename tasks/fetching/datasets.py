@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from tasks.errors import UserError
+from tasks.fetching.remote import is_remote
 from tasks.fetching.source import Item, Source, in_order
 from tasks.params import Section
 from tasks.reading import mapping, parse
 from tasks.shards import png
 
+EXPECTED = "`package:` and `dataset:`, as in data/sources/mnist5k.yaml, or `url:`"
 GIVEN = {"train": "train", "val": "calibrate", "valid": "calibrate", "test": "test"}
 
 
@@ -27,9 +29,26 @@ class NamedSource(Section):
     download: bool = True
 
 
+class NamedUrl(Section):
+    """What a named-source file holds instead, if its images lie where DVC can't look."""
+
+    url: str
+
+
+def named_url(path: Path) -> str | None:
+    """The URL that a YAML file names, if it names one. Raises UserError naming the file and the mend."""
+    found = mapping(path, EXPECTED)
+    if "url" not in found:
+        return None
+    url = parse(NamedUrl, found, str(path)).url
+    if not is_remote(url):
+        raise UserError(f"{path}: url: found {url!r}. Give one of https://, s3://, gs:// or hf://.")
+    return url
+
+
 def named(path: Path) -> Source:
     """Load the dataset that a YAML file names. Raises UserError naming the file and the mend."""
-    found = mapping(path, "`package:` and `dataset:`, as in data/sources/mnist5k.yaml")
+    found = mapping(path, EXPECTED)
     wanted = parse(NamedSource, found, str(path))
     if wanted.package == "torchvision":
         return _torchvision(path, wanted)

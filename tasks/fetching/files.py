@@ -1,6 +1,7 @@
 """Image files in folders and in archives; archives are read in place, never unpacked to disk."""
 
 import os
+import posixpath
 import re
 import stat
 import tarfile
@@ -8,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tasks.errors import UserError
 from tasks.fetching.source import Item, Reject, Source, arrange, in_order
@@ -35,30 +36,38 @@ class Found:
     wrong: Reject | None = None
 
 
-def folder(root: Path, max_bytes: int) -> Source:
-    """List a folder of class folders. Raises UserError if it holds no images."""
-    found = list(_walk(root))
+def folder(root: Path, names: list[str], max_bytes: int) -> Source:
+    """List a folder of class folders by its `file_names`. Raises UserError if it holds no images."""
+    found = list(_walk(root, names))
     ours = {f.path: root / name for f, name in found}
     return _source("folder of images", root, [f for f, _ in found], max_bytes, lambda f: ours[f.path])
 
 
-def _walk(root: Path) -> Iterator[tuple[Found, str]]:
-    """Every file below a folder in order of path, with the name that the file system knows it by."""
+def file_names(root: Path) -> list[str]:
+    """All files below a folder, as paths that the file system knows them by, in order."""
+    top = os.fspath(root)
     names: list[str] = []
     seen = set()
-    for here, folders, files in os.walk(root, followlinks=True):
+    for here, folders, files in os.walk(top, followlinks=True):
         # A linked folder is welcome, once: links can make a loop.
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        names += [os.path.relpath(os.path.join(here, name), root) for name in files]  # noqa: PTH118
-    for name in sorted(names):
+        below = "" if here == top else os.path.relpath(here, top) + os.sep
+        names += [below + name for name in files]
+    return sorted(names)
+
+
+def _walk(root: Path, names: list[str]) -> Iterator[tuple[Found, str]]:
+    """What there is under each name."""
+    top = os.fspath(root)
+    for name in names:
         # A name in an old encoding can't be written to Parquet as it is.
         text = os.fsencode(name).decode("utf-8", "replace").replace(os.sep, "/")
         try:
-            status = (root / name).stat()
+            status = os.stat(os.path.join(top, name))  # noqa: PTH116, PTH118  (a Path for each is slow)
         except OSError as error:
             yield Found(text, 0, Reject(text, "unreadable", error.strerror or "")), name
             continue
@@ -76,7 +85,7 @@ def zipped(path: Path, max_bytes: int) -> Source:
     for info in archive.infolist():
         if info.is_dir():
             continue
-        name = _inside(path, info.filename.replace("\\", "/"))
+        name = inside(path, info.filename.replace("\\", "/"))
         if info.flag_bits & 1:
             raise UserError(
                 f"ingest.source: {path}: member {name!r} is encrypted. Repack the archive without a password."
@@ -104,7 +113,7 @@ def tarred(path: Path, max_bytes: int) -> Source:
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
-                name = _inside(path, member.name)
+                name = inside(path, member.name)
                 if member.isdir():
                     continue
                 plain = member.isreg()
@@ -123,11 +132,11 @@ def tarred(path: Path, max_bytes: int) -> Source:
     return _source("tar archive", path, listed, max_bytes, walk=walk)
 
 
-def _inside(path: Path, name: str) -> str:
-    """Refuse an archive with a member that a careless program would write outside its folder."""
+def inside(place: Path | str, name: str) -> str:
+    """A file's name in an archive or elsewhere, tidied; one that leads out of its folder is refused."""
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         raise UserError(
-            f"ingest.source: {path}: member {name!r} leads out of the archive. Nothing was unpacked.\n"
+            f"ingest.source: {place}: member {name!r} leads out of its folder. Nothing was unpacked.\n"
             "Repack it with relative paths and without '..', or use another source."
         )
     return "/".join(part for part in name.split("/") if part not in ("", "."))
@@ -155,8 +164,8 @@ def _source(
     """
     rejects, images, ignored = [], [], 0
     for n, file in enumerate(found):
-        suffix = PurePosixPath(file.path).suffix.lower()
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.path.split("/"))
+        suffix = posixpath.splitext(file.path)[1].lower()
+        hidden = file.path.startswith((".", "__MACOSX/")) or "/." in file.path or "/__MACOSX/" in file.path
         if hidden or suffix not in SUFFIXES | FOREIGN:
             ignored += 1
         else:

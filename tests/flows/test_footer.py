@@ -47,11 +47,23 @@ def test_importing_a_flow_does_not_import_torch(stage):
     assert done.stdout.strip() == "False"
 
 
-def test_help_needs_no_project(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.ingest", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_is_given_without_prefect_and_is_the_flows_own(stage):
+    """Prefect's import takes over a second, and torch's some more."""
+    command = [sys.executable, "-X", "importtime", "-m", f"flows.{stage}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "flows" in imported
+    assert not {"prefect", "torch", "numpy", "pyarrow"} & imported
+    flow = getattr(__import__(f"flows.{stage}", fromlist=[stage]), stage)
+    assert " ".join(flow.description.split()) in " ".join(done.stdout.split())
     assert "params.yaml" in done.stdout
+
+
+def test_an_argument_that_there_is_not_is_refused():
+    command = [sys.executable, "-m", "flows.ingest", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "unrecognized arguments: --seed 1" in done.stderr) == (2, True)
 
 
 WRONG = {

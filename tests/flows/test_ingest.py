@@ -58,3 +58,23 @@ def test_a_download_that_breaks_off_is_tried_again(tmp_path, monkeypatch, failur
         with pytest.raises(UserError, match="not downloaded"):
             ingest(params, tmp_path / "data/raw", Machine(max_retries=2))
     assert len(tried) == tries
+
+
+def test_what_was_fetched_is_there_when_the_same_command_runs_again(tmp_path, monkeypatch):
+    source, found = p.write(tmp_path / "in", p.classes()), []
+
+    def cut_off(_, work):
+        found.append((work / "download/part").is_file())
+        (work / "download").mkdir(exist_ok=True)
+        (work / "download/part").write_bytes(b"fetched")
+        if len(found) == 1:
+            raise UserError("ingest.source: cut off")
+        return source
+
+    monkeypatch.setattr(fetching, "fetch", cut_off)
+    params = IngestParams(source="http://example.org/x.zip")
+    with pytest.raises(UserError, match="cut off"):
+        ingest(params, tmp_path / "data/raw")
+    out = ingest(params, tmp_path / "data/raw")
+    assert found == [False, True]
+    assert sorted(f.name for f in out.iterdir()) == ["index.json", "rejects.parquet", "shard-00000.parquet"]
