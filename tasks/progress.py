@@ -1,6 +1,7 @@
 """Progress of long work: one line in a terminal, a log line now and then elsewhere, quiet in CI."""
 
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -11,13 +12,17 @@ LOG_SECONDS = 30.0
 
 
 class Progress:
-    """Counts images towards `total` and shows how many, how fast, and how long there is to go."""
+    """Counts images towards `total` and shows how many, how fast, and how long there is to go.
 
-    def __init__(self, doing: str, total: int, done: int = 0) -> None:
-        self.doing, self.total, self.done = doing, total, done
+    A worker process leaves the terminal's one line to its parent, and logs.
+    """
+
+    def __init__(self, doing: str, total: int, done: int = 0, unit: str = "images") -> None:
+        self.doing, self.total, self.done, self.unit = doing, total, done, unit
         self.already = done
         self.started = self.shown = time.monotonic()
-        self.terminal = sys.stderr.isatty() and "CI" not in os.environ
+        alone = multiprocessing.parent_process() is None
+        self.terminal = alone and sys.stderr.isatty() and "CI" not in os.environ
 
     def __enter__(self) -> "Progress":
         return self
@@ -47,5 +52,7 @@ class Progress:
         rate = (self.done - self.already) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         ahead = f"{left:.0f} s left" if 0 < left < float("inf") else f"{seconds:.1f} s"
-        parts = [f"{self.doing}: {self.done:,} of {self.total:,} images", f"{rate:,.0f} images/s", ahead]
+        speed = f"{rate:,.0f}" if rate >= 1 else f"{rate:.2g}"
+        counted = f"{self.doing}: {self.done:,} of {self.total:,} {self.unit}"
+        parts = [counted, f"{speed} {self.unit}/s", ahead]
         return ", ".join(parts + ([note] if note else []))

@@ -13,6 +13,7 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 # They only say or carry what params and paths decide already; as deps, a new field for export
 # would retrain the generator.
 NO_DEPS = {
+    "flows/engine.py",
     "flows/footer.py",
     "flows/server.py",
     "tasks/children.py",
