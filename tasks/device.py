@@ -23,7 +23,8 @@ class Device:
 
     kind: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
-    threads: int  # of each process: how many processes there are does not change a byte
+    threads: int  # of each process: how many draw or score shards does not change a byte
+    processes: int = 1  # that train together, which changes the order of sums
 
     @property
     def facts(self) -> dict[str, str]:
@@ -35,6 +36,7 @@ class Device:
             "threads": str(self.threads) if self.kind == "cpu" else "any",
             "torch": torch.__version__,
             "libraries": ", ".join(f"{name} {version(name)}" for name in ("numpy", "pillow", "pyarrow")),
+            **({"processes": str(self.processes)} if self.processes > 1 else {}),
         }
 
     def workers(self, wanted: int | None) -> int:
@@ -89,9 +91,10 @@ class Device:
         return torch.autocast(self.kind, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
-def prepare(machine: Machine, precision: Precision) -> Device:
+def prepare(machine: Machine, precision: Precision, processes: int = 1) -> Device:
     """Choose the device, pin the threads, and make results repeat. Raises UserError if there is no GPU.
 
+    processes: how many train together; they are one device to a recipe.
     `auto` precision is bf16 where the hardware computes in it, else fp32.
     """
     kind = machine.device
@@ -99,7 +102,7 @@ def prepare(machine: Machine, precision: Precision) -> Device:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bf16" if _computes_in_bf16(kind) else "fp32"
-    device = Device(kind, precision, machine.threads or len(os.sched_getaffinity(0)))
+    device = Device(kind, precision, machine.threads or len(os.sched_getaffinity(0)), processes)
     device.settle()
     return device
 

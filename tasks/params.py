@@ -212,6 +212,7 @@ class Machine(Section):
     """How work is carried out. No stage depends on it: changing it runs nothing again."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)
     threads: int | None = Field(None, ge=1)
     engine: Literal["local", "dask"] = "local"
     workers: int | None = Field(None, ge=1)
