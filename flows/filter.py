@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from prefect import unmapped
-
+from flows.engine import Engine
 from flows.footer import craft, run, show_table, stage
 from tasks.layout import REFERENCE, SCORES, SYNTHETIC, TRAIN
 from tasks.params import FilterParams, Machine
@@ -29,10 +28,9 @@ def filter(
     with unfinished(out, made_by) as work:
         samples = Shards.open(synthetic)
         limits(params, judging.Reference(reference))  # a class that there is not is told before any work
-        measure_shard = craft(scoring.measure_shard, machine.max_retries)
-        measure_shard.map(
-            samples.paths, unmapped(reference), unmapped(train), unmapped(on), unmapped(work.path)
-        ).result()
+        paths = {"reference": reference.resolve(), "train": train.resolve(), "folder": work.path.resolve()}
+        engine = Engine(machine, on, made_by)
+        engine.each(scoring.measure_shard, [shard.resolve() for shard in samples.paths], **paths)
         metrics = craft(scoring.judge_rows)(synthetic, reference, params, on, work.path)
         show_table(
             "filter-reasons", [{"reason": k, "samples": n} for k, n in metrics["rejected"].items() if n]

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,10 +59,11 @@ def stage(function: Callable[..., Any]) -> Any:
     )
 
 
-def craft(function: Callable[..., Any], retries: int = 0) -> Any:
+def craft(function: Callable[..., Any], retries: int = 0, **options: Any) -> Any:
     """Make a task of a plain function of tasks/. DVC owns the caches, so its results are not kept."""
     return Task(
         fn=function,
+        **options,
         persist_result=False,
         cache_policy=NO_CACHE,
         retries=retries,
@@ -73,7 +75,12 @@ def craft(function: Callable[..., Any], retries: int = 0) -> Any:
 def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     """Whether to try a failed task again: what the user must mend would only fail again."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, PassingError) or not isinstance(error, UserError)
+    return isinstance(error, PassingError) or not (isinstance(error, UserError) or denied(error))
+
+
+def denied(error: object) -> bool:
+    """Whether an error is want of space or rights, which `tasks.recipe.unfinished` tells in plain words."""
+    return isinstance(error, OSError) and error.errno in DENIED
 
 
 def show_image(key: str, path: Path) -> None:
@@ -121,9 +128,7 @@ def run(stage: Flow, ahead: str | None = None) -> None:
 def plainly(name: str) -> Iterator[None]:
     """Show our log lines, say a user's error in its own words, and that a stopped run can go on."""
     signal.signal(signal.SIGTERM, _interrupt)
-    logging.getLogger("mintage").setLevel(logging.INFO)
-    for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(logger).addFilter(PlainErrors())
+    speak()
     try:
         yield
     except UserError as error:
@@ -132,6 +137,14 @@ def plainly(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{name}: stopped. Run the same command again to go on.\n")
         sys.exit(130)
+
+
+@cache
+def speak() -> None:
+    """Show our own log lines in this process, and no traceback for what is said in plain words."""
+    logging.getLogger("mintage").setLevel(logging.INFO)
+    for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(logger).addFilter(PlainErrors())
 
 
 @contextmanager
@@ -181,7 +194,7 @@ class PlainErrors(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Drop a record that carries a UserError, or the lack of space or rights that becomes one."""
         error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in DENIED))
+        return not (isinstance(error, UserError) or denied(error))
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from prefect import unmapped
-
-from flows.footer import craft, run, stage
+from flows.engine import Engine
+from flows.footer import run, stage
 from tasks.layout import CHECKPOINT, SYNTHETIC, TRAIN
 from tasks.params import GenerateParams, Machine
 from tasks.recipe import recipe, unfinished
@@ -24,11 +23,11 @@ def generate(
     on = device.prepare(machine, params.precision)
     plan = sampling.plan(params, checkpoint, real)
     made_by = recipe("generate", {"generate": params}, [checkpoint, real], on.facts, plan.facts["family"])
+    engine = Engine(machine, on, made_by)
     with unfinished(out, made_by, resume=True) as work:
-        draw_shard = craft(sampling.draw_shard, machine.max_retries)
-        draw_shard.map(
-            plan.missing(work.path), unmapped(plan), unmapped(checkpoint), unmapped(work.path), unmapped(on)
-        ).result()
+        missing, folder = plan.missing(work.path), work.path.resolve()
+        work.require(plan.size(missing))
+        engine.each(sampling.draw_shard, missing, plan=plan, checkpoint=checkpoint.resolve(), folder=folder)
         return work.seal(**plan.describe(on))
 
 

@@ -21,7 +21,7 @@ def train(
     """Fit the family on `params.images` real images; go on from the last state if the work was cut off."""
     from tasks import device, fitting  # torch: not before it is needed
 
-    on = device.prepare(machine, params.precision)
+    on = device.prepare(machine, params.precision, machine.devices)
     made_by = recipe("train", {"train": params, "family": family}, [real, reference], on.facts, params.family)
     with unfinished(out, made_by, resume=True) as work:
         craft(fitting.fit)(work.path, real, reference, params, family, on)

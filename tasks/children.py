@@ -15,10 +15,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
+def die_with_parent(wish: int = signal.SIGTERM) -> None:
     """Ask Linux to end this process when its parent dies, also by SIGKILL. Elsewhere, nothing happens."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, wish)
 
 
 def stop_group(child: "subprocess.Popen[Any]") -> None:

@@ -1,8 +1,11 @@
 """The device that a stage computes on: its kind, precision, threads and fastest memory layout."""
 
 import os
+import platform
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Literal, TypeVar
 
 import torch
@@ -11,25 +14,60 @@ from tasks.errors import UserError
 from tasks.params import Machine, Precision
 
 M = TypeVar("M", bound=torch.nn.Module)
+PLACE = "MINTAGE_PLACE"  # environment variable: which of a machine's workers this process is, from 0
 
 
 @dataclass(frozen=True)
 class Device:
-    """What floating-point results depend on. `facts` go into the recipe of calibrate, train and generate."""
+    """What floating-point results depend on. `facts` go into the recipe of every stage that computes."""
 
     kind: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
-    threads: int
+    threads: int  # of each process: how many draw or score shards does not change a byte
+    processes: int = 1  # that train together, which changes the order of sums
 
     @property
     def facts(self) -> dict[str, str]:
-        """The device's part of a recipe."""
+        """The device's part of a recipe, as it is in this process: where it differs, so may the bytes."""
         return {
             "device": self.kind,
+            "processor": _processor(self.kind),
             "precision": self.precision,
             "threads": str(self.threads) if self.kind == "cpu" else "any",
             "torch": torch.__version__,
+            "libraries": ", ".join(f"{name} {version(name)}" for name in ("numpy", "pillow", "pyarrow")),
+            **({"processes": str(self.processes)} if self.processes > 1 else {}),
         }
+
+    def workers(self, wanted: int | None) -> int:
+        """How many processes share the work: as many as wanted, else one a GPU, or for `threads` cores."""
+        if self.kind == "cuda":
+            return wanted or torch.cuda.device_count()
+        return wanted or max(len(os.sched_getaffinity(0)) // self.threads, 1)
+
+    def settle(self, facts: Mapping[str, str] | None = None) -> None:
+        """Compute in this process, and this thread, as the device says: on its GPU, with its threads.
+
+        Raises UserError if there is no GPU, or if what `facts` says of the work's first process is not so
+        here: another library or processor would give other bytes.
+        """
+        if self.kind == "cuda":
+            if not torch.cuda.is_available():
+                raise UserError(
+                    "machine.device: found 'cuda', but torch sees no GPU here. "
+                    "Set it to 'auto' or 'cpu', or mend the driver (try `nvidia-smi`)."
+                )
+            torch.cuda.set_device(int(os.environ.get(PLACE, 0)) % torch.cuda.device_count())
+        torch.set_num_threads(self.threads)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        here = self.facts
+        if differing := [name for name in facts or {} if (facts or {})[name] != here.get(name)]:
+            name = differing[0]
+            raise UserError(
+                f"machine.engine: a worker on {platform.node()} has {name} {here.get(name)!r}, where this "
+                f"run has {(facts or {})[name]!r}, and would draw other bytes. Make them the same."
+            )
 
     @property
     def training_format(self) -> torch.memory_format:
@@ -53,29 +91,30 @@ class Device:
         return torch.autocast(self.kind, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
-def prepare(machine: Machine, precision: Precision) -> Device:
+def prepare(machine: Machine, precision: Precision, processes: int = 1) -> Device:
     """Choose the device, pin the threads, and make results repeat. Raises UserError if there is no GPU.
 
+    processes: how many train together; they are one device to a recipe.
     `auto` precision is bf16 where the hardware computes in it, else fp32.
     """
     kind = machine.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "machine.device: found 'cuda', but torch sees no GPU here. "
-            "Set it to 'auto' or 'cpu', or mend the driver (try `nvidia-smi`)."
-        )
-    threads = machine.threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
     if precision == "auto":
         precision = "bf16" if _computes_in_bf16(kind) else "fp32"
-    return Device(kind, precision, threads)
+    device = Device(kind, precision, machine.threads or len(os.sched_getaffinity(0)), processes)
+    device.settle()
+    return device
+
+
+def _processor(kind: str) -> str:
+    """What kernels are chosen by: the GPU's model, or the instructions that torch uses of the CPU's."""
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _computes_in_bf16(kind: str) -> bool:
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported()

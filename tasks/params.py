@@ -226,9 +226,18 @@ class Machine(Section):
     """How work is carried out. No stage depends on it: changing it runs nothing again."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)
     threads: int | None = Field(None, ge=1)
+    engine: Literal["local", "dask"] = "local"
     workers: int | None = Field(None, ge=1)
+    scheduler: str | None = None
     max_retries: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "Machine":
+        if (self.engine == "dask") != (self.scheduler is not None):
+            raise ValueError("engine dask and the scheduler's address (tcp://host:8786) go together")
+        return self
 
 
 class Schedule(Section):

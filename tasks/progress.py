@@ -1,6 +1,7 @@
 """Progress of long work: one line in a terminal, a log line now and then elsewhere, quiet in CI."""
 
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -11,14 +12,18 @@ LOG_SECONDS = 30.0
 
 
 class Progress:
-    """Counts images (or `unit`s of `each`) towards `total`: how many, how fast, how long there is to go."""
+    """Counts images (or `unit`s of `each`) towards `total`: how many, how fast, how long there is to go.
+
+    A worker process leaves the terminal's one line to its parent, and logs.
+    """
 
     def __init__(self, doing: str, total: int, done: int = 0, unit: str = "images", each: int = 1) -> None:
         self.doing, self.total, self.done = doing, total, done
         self.unit, self.each = unit, each
         self.already = done
         self.started = self.shown = time.monotonic()
-        self.terminal = sys.stderr.isatty() and "CI" not in os.environ
+        alone = multiprocessing.parent_process() is None
+        self.terminal = alone and sys.stderr.isatty() and "CI" not in os.environ
 
     def __enter__(self) -> "Progress":
         return self
@@ -48,10 +53,7 @@ class Progress:
         rate = (self.done - self.already) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         ahead = f"{left:.0f} s left" if 0 < left < float("inf") else f"{seconds:.1f} s"
-        done, total = self.done // self.each, self.total // self.each
-        parts = [
-            f"{self.doing}: {done:,} of {total:,} {self.unit}",
-            f"{rate / self.each:,.0f} {self.unit}/s",
-            ahead,
-        ]
+        done, total, rate = self.done // self.each, self.total // self.each, rate / self.each
+        speed = f"{rate:,.0f}" if rate >= 1 else f"{rate:.2g}"
+        parts = [f"{self.doing}: {done:,} of {total:,} {self.unit}", f"{speed} {self.unit}/s", ahead]
         return ", ".join(parts + ([note] if note else []))

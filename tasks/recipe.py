@@ -10,11 +10,13 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from pydantic import BaseModel
 
 from tasks.errors import UserError
 from tasks.layout import ROOT, UNFINISHED
-from tasks.shards import INDEX, file_digest, seal, write_text
+from tasks.shards import INDEX, file_digest, remove_partials, seal, write_text
 
 log = logging.getLogger("mintage.recipe")
 KEPT_DAYS = 14
+CODE = (".py", ".j2")
+ROOMY = 1.1  # of what is needed, for the file system's own needs
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,22 @@ class Recipe:
         """The parts that are not the same in the two, in alphabetical order."""
         names = self.parts.keys() | other.keys()
         return sorted(n for n in names if self.parts.get(n) != other.get(n))
+
+    def hold(self) -> None:
+        """Raise UserError if this process has other code than the recipe says, as an old worker may."""
+        for name, digest in self.parts.items():
+            if name.endswith(CODE) and _loaded(name) != digest:
+                raise UserError(
+                    f"machine.engine: a worker on {platform.node()} has another {name} than this run. "
+                    "Bring its copy of the project up to date, and start it again."
+                )
+
+
+@cache
+def _loaded(name: str) -> str:
+    """The digest of a module as it was when this process first worked, which is what it imported."""
+    path = ROOT / name
+    return file_digest(path) if path.is_file() else "none"
 
 
 def recipe(
@@ -78,7 +98,7 @@ def code(stage: str, family: str | None = None) -> list[str]:
     """The project modules and templates that dvc.yaml lists as deps of a stage."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     named = [d.replace("${train.family}", family or "") for d in stages[stage]["deps"]]
-    return sorted(d for d in named if d.endswith((".py", ".j2")) and (ROOT / d).is_file())
+    return sorted(d for d in named if d.endswith(CODE) and (ROOT / d).is_file())
 
 
 @dataclass
@@ -88,6 +108,15 @@ class Work:
     path: Path
     out: Path
     recipe: Recipe
+
+    def require(self, size: float) -> None:
+        """Raise UserError unless the disk has room for `size` bytes more, so that it is told before work."""
+        free = shutil.disk_usage(self.path).free
+        if free < size * ROOMY:
+            raise UserError(
+                f"{self.path}: {size * ROOMY / 1e9:,.2f} GB are needed, and {free / 1e9:,.2f} GB are free. "
+                "Make room, and run the same command again: what is finished is kept."
+            )
 
     def seal(self, **facts: Any) -> Path:
         """Seal the work with `facts` in its index, put it in `out`'s place, and return `out`."""
@@ -128,6 +157,7 @@ def unfinished(out: Path, recipe: Recipe, resume: bool = False) -> Iterator[Work
             if path.exists() and not resume:
                 shutil.rmtree(path)
             path.mkdir(exist_ok=True)
+            remove_partials(path)
             write_text(path / "recipe.json", json.dumps(recipe.parts, indent=1))
             yield Work(path, out, recipe)
         except OSError as error:

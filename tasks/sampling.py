@@ -1,5 +1,6 @@
 """Draw a shard: the samples of a plan, each from its own seed, in batches of one size."""
 
+import gc
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from models.families import Spec, load
 from tasks.device import Device
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.params import GenerateParams
 from tasks.progress import Progress
 from tasks.reading import parse
@@ -28,15 +29,22 @@ KNOBS = ("steps", "guidance", "sampler")
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples there will be: `labels` in the order drawn (-1: unlabelled), cut into shards.
+    """Which samples there will be, cut into shards. It goes to every worker, so it holds no row a sample.
 
-    `wanted`: by class how many are to be left after the filter; oversampling draws more.
+    `drawn`: how many of each class, or of all where there are none. `wanted`: how many are to be left after
+    the filter; oversampling draws more. `row_bytes`: about what a sample takes on disk.
     """
 
-    labels: np.ndarray
+    drawn: tuple[int, ...]
     wanted: Mapping[str, int]
     params: GenerateParams
     facts: Mapping[str, Any]
+    row_bytes: float = 0.0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) labels in the order drawn, -1 where there are none."""
+        return _labels(self.drawn, bool(self.facts["classes"]))
 
     @property
     def shards(self) -> list[int]:
@@ -64,6 +72,11 @@ class Plan:
         """The numbers of the shards that `folder` does not hold yet."""
         return [n for n in self.shards if not (folder / shard_name(n)).is_file()]
 
+    def size(self, numbers: Sequence[int]) -> float:
+        """About how many bytes these shards take on disk."""
+        cut = spans(len(self.labels), self.params.shard_size)
+        return self.row_bytes * sum(stop - start for start, stop in (cut[n] for n in numbers))
+
 
 def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
     """Decide every sample's label. Raises UserError if `generate` asks for what the checkpoint has not."""
@@ -74,10 +87,12 @@ def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
             f"params.yaml: generate.{unknown[0]}: the family {facts['family']!r} has no such knob; "
             "set it to null."
         )
-    counts = class_counts(params, facts["classes"], Shards.open(real))
+    like = Shards.open(real)
+    counts = class_counts(params, facts["classes"], like)
     wanted = dict(zip(facts["classes"] or ["all images"], counts, strict=True))
-    drawn = [math.ceil(round(count * params.oversample, 6)) for count in counts]
-    return Plan(spread(drawn) if facts["classes"] else np.full(drawn[0], -1), wanted, params, facts)
+    drawn = tuple(math.ceil(round(count * params.oversample, 6)) for count in counts)
+    row_bytes = sum(path.stat().st_size for path in like.paths) / max(like.rows, 1)
+    return Plan(drawn, wanted, params, facts, row_bytes)
 
 
 def class_counts(params: GenerateParams, classes: Sequence[str], real: Shards) -> list[int]:
@@ -111,6 +126,11 @@ def spread(counts: Sequence[int]) -> np.ndarray:
     labels = np.repeat(np.arange(len(counts)), counts)
     places = np.concatenate([(np.arange(n) + 0.5) / n for n in counts if n])
     return labels[np.lexsort((labels, places))]
+
+
+@lru_cache(maxsize=1)
+def _labels(drawn: tuple[int, ...], labelled: bool) -> np.ndarray:
+    return spread(drawn) if labelled else np.full(drawn[0], -1)
 
 
 def draw_shard(number: int, plan: Plan, checkpoint: Path, folder: Path, device: Device) -> Path:
@@ -159,18 +179,65 @@ def encode(x_BCHW: np.ndarray) -> list[bytes]:
 def draw(
     family: Any, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None."""
-    padding = params.batch - len(seeds)
-    padded = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], padding)])).to(device.kind)
+    """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None.
+
+    Raises UserError if the family can't draw so, and where the batch does not fit in memory. The first
+    draw of all is a whole batch: it finds out, before there is anything to lose.
+    """
     try:
-        with torch.inference_mode(), device.autocast():
-            x_BCHW, score_B = family.sample(
-                None if labels[0] < 0 else padded, seeds + seeds[-1:] * padding, **knobs(params)
-            )
+        x_BCHW, score_B = sample(family, labels, seeds, params.batch, params, device)
     except ValueError as error:
         raise UserError(f"params.yaml: generate: {error}. Set it to null for the family's default.") from None
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        most = largest(family, labels, seeds, params, device)
+        if most == params.batch:
+            raise PassingError("generate: memory ran short while drawing, and no longer does.") from None
+        fits = f"{most} fit: set it to that" if most else "not even 1 fits: train a smaller network"
+        raise UserError(
+            f"params.yaml: generate.batch: {params.batch} samples at once do not fit in the "
+            f"{'GPU' if device.kind == 'cuda' else 'machine'}'s memory; {fits}."
+        ) from None
     score = None if score_B is None else score_B[: len(seeds)].float().cpu().numpy()
     return x_BCHW[: len(seeds)].cpu().numpy(), score
+
+
+def sample(
+    family: Any, labels: np.ndarray, seeds: list[int], batch: int, params: GenerateParams, device: Device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Ask the family for `batch` samples: the first ones, or all and the last one again and again."""
+    labels, seeds = labels[:batch], seeds[:batch]
+    padding = batch - len(seeds)
+    padded = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], padding)])).to(device.kind)
+    with torch.inference_mode(), device.autocast():
+        asked = None if labels[0] < 0 else padded
+        return family.sample(asked, seeds + seeds[-1:] * padding, **knobs(params))
+
+
+def largest(family: Any, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device) -> int:
+    """The largest batch that fits in memory, by bisection: 0 if none does, at most `params.batch`."""
+    fits, fails = 0, params.batch + 1
+    batch = params.batch  # it may have been short for a moment
+    while fails - fits > 1:
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing without a GPU
+        try:
+            sample(family, labels, seeds, batch, params, device)
+            fits = batch
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            fails = batch
+        batch = (fits + fails) // 2
+    return fits
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: of a GPU, of NumPy, or of torch on a CPU, which has no class for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error)
 
 
 def knobs(params: GenerateParams) -> dict[str, Any]:

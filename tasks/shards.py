@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,13 +114,26 @@ def spans(total: int, size: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that is there whole or not at all: temporary name, fsync, rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """A file to write that is there whole or not at all: temporary name, fsync, rename.
+
+    Two may write the same one at once, as a worker that outlived its run may: each has its own name.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk, room for what is tried next
+        raise
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed writers left behind."""
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, table: pa.Table) -> Path:
@@ -142,8 +156,7 @@ def seal(folder: Path, **facts: Any) -> Path:
 
     A folder of shards is one whose facts name its `classes`.
     """
-    for partial in folder.rglob(".*.partial"):
-        partial.unlink()
+    remove_partials(folder)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != INDEX)
     index: dict[str, Any] = dict(facts)
     shards = [p for p in files if p.parent == folder and p.match("shard-*.parquet")]

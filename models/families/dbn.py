@@ -168,12 +168,13 @@ class DBN(nn.Module):
         top = len(self.network[-1].b) - self.network[-1].labels
         self.register_buffer("start_KV", torch.full((max(spec.classes, 1), top), 0.5))
         self._reduce: Any = None
+        self._gather: Any = None
 
     def attach(self, fabric: Any) -> None:
         """Train through Fabric from now on: with several processes, gradients are their mean."""
         _, adam = fabric.setup(self.network, self.optimisers["network"])
         self.optimisers = {"network": adam}
-        self._reduce = fabric.all_reduce
+        self._reduce, self._gather = fabric.all_reduce, fabric.all_gather
 
     @torch.no_grad()
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
@@ -208,6 +209,8 @@ class DBN(nn.Module):
 
     def begin(self, n: int, v_BV: Tensor, chain_QV: Tensor) -> None:
         """Start machine `n` from its first batch: chains on the data, and biases that give its means."""
+        if self._gather is not None:  # with several processes, all start from all of their rows
+            v_BV = self._gather(v_BV).reshape(-1, v_BV.shape[1])
         machine, mean_V = self.network[n], v_BV.mean(0)
         machine.b.copy_(mean_V if machine.sigma is not None else mean_V.clamp(0.02, 0.98).logit())
         chain_QV.copy_(v_BV[torch.arange(len(chain_QV), device=v_BV.device) % len(v_BV)])

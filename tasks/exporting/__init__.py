@@ -84,15 +84,21 @@ def recommended(report: Path) -> float | None:
 def write_samples(
     source: Source, params: ExportParams, folder: Path, ratio: float | None = None
 ) -> dict[str, int]:
-    """Write `images/` and `manifest.parquet` into `folder`; their metadata tell the recommended `ratio`.
+    """Write `images/` and `manifest.parquet` into `folder`.
 
+    Their metadata tell the recommended `ratio`, and what the samples were computed on: with that alone the
+    same seeds give the same bytes again.
     Returns how many were drawn and kept, and how many files hold the kept ones.
     Raises UserError if samples and scores disagree, or if a kept image's bytes have changed.
     """
     kept = source.kept()
     count = len(spans(kept, params.shard_size))
     files = [image_name(n, count) for n in range(count)]
-    marks = {**SYNTHETIC_MARK, FACTS: json.dumps({"recommended_synthetic_per_real": ratio}).encode()}
+    told = {
+        "recommended_synthetic_per_real": ratio,
+        "environment": source.drawn.index.get("environment", {}),
+    }
+    marks = {**SYNTHETIC_MARK, FACTS: json.dumps(told).encode()}
     (folder / "images").mkdir()
     waiting: list[pa.Table] = []
     placed = written = 0

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save
 
 from tasks.children import unbroken
 from tasks.device import Device
 from tasks.errors import UserError
+from tasks.fitting.together import alone, launch
 from tasks.fitting.training import Training, resume
 from tasks.judging import Reference
 from tasks.params import TrainParams
@@ -55,8 +57,30 @@ def fit(
     """
     if (folder / CHECKPOINT).is_file() and not any((folder / n).exists() for n in (STATE, HEALTHY)):
         return folder  # it was done, and stopped before it was sealed
-    training = Training(real, params, block, device)
-    if not resume(training, [folder / STATE, folder / HEALTHY]):
+    if device.processes == 1:
+        return _fit(alone(device), folder, real, reference, params, block, device)
+    if params.minutes is not None:
+        raise UserError(
+            "params.yaml: train.minutes: processes have no clock in common. Set it to null, "
+            "or machine.devices to 1."
+        )
+    return launch(_fit, device, folder, real, reference, params, block, device)
+
+
+def _fit(
+    fabric: Fabric,
+    folder: Path,
+    real: Path,
+    reference: Path,
+    params: TrainParams,
+    block: Mapping[str, Any],
+    device: Device,
+) -> Path:
+    """Train in one process, alone or beside others that do the same."""
+    training = Training(real, params, block, device, fabric)
+    resumed = resume(training, [folder / STATE, folder / HEALTHY])
+    fabric.barrier()  # nobody may write what another is still looking for
+    if not resumed:
         training.save(folder / HEALTHY)
     (folder / "grids").mkdir(exist_ok=True)
     examiner = Examiner(Reference(reference), device)
@@ -66,7 +90,7 @@ def fit(
         except KeyboardInterrupt:
             training.save(folder / STATE)
             raise
-    return write_checkpoint(folder, training)
+    return write_checkpoint(folder, training) if training.writes else folder
 
 
 def run(folder: Path, training: Training, examiner: Examiner, progress: Progress) -> None:
@@ -77,7 +101,7 @@ def run(folder: Path, training: Training, examiner: Examiner, progress: Progress
         examined = training.health[-1]["images"] if training.health else -1
         due = training.images // params.grid_every > max(examined, 0) // params.grid_every
         if due or (over and training.images > examined):
-            finding = examine(folder, training, watchdog, examiner)
+            finding = examine_once(folder, training, watchdog, examiner)
         if over and not finding:
             return
         with unbroken():  # a stop in the middle of a step would leave a state that no step ends in
@@ -91,12 +115,23 @@ def run(folder: Path, training: Training, examiner: Examiner, progress: Progress
             if finding:
                 roll_back(folder, training, finding)
                 watchdog = watch(training)
-    keep(folder, training.averaged())
+    if training.writes:
+        keep(folder, training.averaged())
 
 
 def watch(training: Training) -> Watchdog:
     """The training's watchdog, which remembers in the training's own state."""
     return Watchdog(training.family.ALARMS, training.watch, getattr(training.family, "settled", 0.0))
+
+
+def examine_once(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:
+    """Examine in the process that writes, and tell the others what was found."""
+    finding = examine(folder, training, watchdog, examiner) if training.writes else None
+    if training.fabric.world_size > 1:
+        told = (finding, training.health, training.watch)
+        finding, training.health, remembered = training.fabric.broadcast(told)
+        training.watch.update(remembered)  # in place, since the watchdog holds it too
+    return finding
 
 
 def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from models.ema import EMA
 from models.families import Batch, Spec, load
 from tasks.device import Device
 from tasks.errors import UserError
+from tasks.fitting.together import Rows, alone
 from tasks.params import TrainParams
 from tasks.reading import parse
 from tasks.shards import Shards, whole
@@ -33,7 +34,14 @@ CURVE_POINTS = 200
 class Training:
     """The family, its average, and how far it has come."""
 
-    def __init__(self, real: Path, params: TrainParams, block: Mapping[str, Any], device: Device) -> None:
+    def __init__(
+        self,
+        real: Path,
+        params: TrainParams,
+        block: Mapping[str, Any],
+        device: Device,
+        fabric: Fabric | None = None,
+    ) -> None:
         shards = Shards.open(real)
         self.params, self.device, self.block, self.classes = params, device, dict(block), shards.classes
         self.spec = Spec(*shards.shape, classes=len(shards.classes))
@@ -41,12 +49,17 @@ class Training:
         self.y_N = torch.from_numpy(shards.labels()) if shards.classes else None
         if not len(self.x_NCHW):
             raise UserError(f"{real}: no image to train on. Give ingest.source more images.")
-        fabric = Fabric(accelerator=device.kind, devices=1, precision=_PRECISION[device.precision])
+        self.fabric = fabric or alone(device)
         torch.manual_seed(params.seed)
         self.family = device.place(self.build(), device.training_format)
-        self.family.attach(fabric)
+        self.family.attach(self.fabric)
         self.ema = EMA(self.family.network, params.ema_images)
         self.batch_size = params.batch or self.family.BATCH
+        if self.batch_size % self.fabric.world_size:
+            raise UserError(
+                f"params.yaml: train.batch: {self.batch_size} images can't be shared out equally among "
+                f"machine.devices: {self.fabric.world_size}."
+            )
         self.images = 0
         self.curve: list[dict[str, float]] = []
         self.recent: list[dict[str, float]] = []
@@ -101,11 +114,28 @@ class Training:
         number = self.images // self.batch_size
         rows = order(self.params.seed, self.images, self.batch_size, len(self.x_NCHW))
         torch.manual_seed((self.params.seed * 1_000_003 + number) % 2**32)
-        metrics = self.family.step(self.batch(rows), self.progress)
+        if self.fabric.world_size == 1:
+            metrics = self.family.step(self.batch(rows), self.progress)
+        else:
+            metrics = self.step_together(rows)
         self.images += self.batch_size
         self.ema.update(self.family.network, self.batch_size)
         self.record(metrics)
         return metrics
+
+    def step_together(self, rows: np.ndarray) -> dict[str, float]:
+        """Update on this process's part of the batch; return the mean of all processes' metrics."""
+        mine = np.split(rows, self.fabric.world_size)[self.fabric.global_rank]
+        with Rows(self.fabric, len(mine)):
+            metrics = self.family.step(self.batch(mine), self.progress)
+        told = torch.tensor(list(metrics.values()), device=self.fabric.device)
+        means = cast(torch.Tensor, self.fabric.all_reduce(told))
+        return dict(zip(metrics, means.tolist(), strict=True))
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one of its processes that draws, judges and writes."""
+        return self.fabric.global_rank == 0
 
     def batch(self, rows: np.ndarray) -> Batch:
         """The images of these rows, float32 in [-1, 1], on the device."""
@@ -137,7 +167,9 @@ class Training:
             yield self.batch(np.arange(start, min(start + self.batch_size, len(self.x_NCHW))))
 
     def save(self, path: Path) -> None:
-        """Write all that a resumed training needs."""
+        """Write all that a resumed training needs, in the process that writes."""
+        if not self.writes:
+            return
         tensors = {f"family.{k}": v for k, v in self.family.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         groups: dict[str, Any] = {}
@@ -220,7 +252,6 @@ def _epoch(seed: int, epoch: int, total: int) -> np.ndarray:
 
 
 _FACTS = ("images", "curve", "recent", "rollbacks", "health", "watch")
-_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

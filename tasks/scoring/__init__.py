@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from models.likeness import sketch
 from tasks.device import Device
@@ -24,7 +24,7 @@ from tasks.scoring import repeats
 from tasks.scoring.limits import IDENTICAL, MEANINGS, RULES, beyond, for_rates, limits
 from tasks.scoring.measured import Thumbs, column
 from tasks.scoring.sets import summary
-from tasks.shards import Shards, pixels, read_shard, write_shard, write_text
+from tasks.shards import Shards, pixels, read_shard, whole, write_shard, write_text
 
 NUMBERS = (*MEASURES, "sibling_distance", "sibling_residual", "family_score")
 SCORES = pa.schema(
@@ -68,7 +68,8 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
     if said.probabilities_NK is not None:
         found["probabilities"] = said.probabilities_NK
     path = folder / MEASURED.format(int(shard.stem.removeprefix("shard-")))
-    save_file({name: np.ascontiguousarray(values) for name, values in found.items()}, path)
+    with whole(path) as file:
+        file.write(save({name: np.ascontiguousarray(values) for name, values in found.items()}))
     return path
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -151,6 +153,42 @@ def test_only_evaluate_reads_the_test_split(by_dvc):
         assert "data/real/test" in by_dvc.run(sys.executable, "-m", "flows.evaluate", code=1).stderr
     finally:
         aside.rename(test)
+
+
+def killed_at_work(project, stage, begun):
+    """Run a stage, SIGKILL all of its processes once `begun` lies in its unfinished work; return that."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", f"flows.{stage}"],
+        cwd=project.root,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    folder = project.root / "data/.unfinished" / stage
+    while running.poll() is None and not list(folder.glob(f"*/{begun}")):
+        time.sleep(0.005)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    return list(folder.glob(f"*/{begun}"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "begun"), [("train", "state.safetensors"), ("generate", "shard-*.parquet")]
+)
+def test_a_killed_stage_goes_on_to_the_same_bytes(by_dvc, stage, begun):
+    """The samples by two processes, where one drew them before: who draws them changes nothing."""
+    path, index = by_dvc.root / "params.yaml", by_dvc.root / STAGES[stage]["outs"][0] / "index.json"
+    before, params = index.read_bytes(), path.read_text()
+    assert killed_at_work(by_dvc, stage, begun)
+    path.write_text(params.replace("workers: 1", "workers: 2"))
+    try:
+        said = by_dvc.run(sys.executable, "-m", f"flows.{stage}").stderr
+    finally:
+        path.write_text(params)
+    assert index.read_bytes() == before
+    assert list((by_dvc.root / "data/.unfinished").glob("*/*")) == []
+    assert "going on from" in said or stage == "generate"
 
 
 def test_nothing_phones_home(by_dvc, by_flow):

@@ -64,3 +64,21 @@ def test_ci_is_quiet(clock, monkeypatch, caplog):
         clock[0] += 100
         bar.add(100)
     assert (screen.getvalue(), caplog.messages) == ("", [])
+
+
+def test_other_units_and_slow_rates(clock):
+    bar = Progress("draw_shard", 8, unit="shards")
+    clock[0] += 20
+    bar.done = 3
+    assert bar.line() == "draw_shard: 3 of 8 shards, 0.15 shards/s, 33 s left"
+
+
+def test_a_worker_leaves_the_terminal_to_its_parent(clock, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(progress.multiprocessing, "parent_process", lambda: object())
+    with Progress("generate", 10) as bar:
+        clock[0] += 1
+        bar.add(10)
+    assert screen.getvalue() == ""

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,3 +133,28 @@ def test_a_place_that_can_not_be_written_to(tmp_path):
 def test_a_full_disk_is_said_in_plain_words(tmp_path):
     with pytest.raises(UserError, match="No space left"), unfinished(tmp_path / "out", made(tmp_path)):
         raise OSError(28, "No space left on device")
+
+
+def test_room_is_asked_for_before_work(tmp_path, monkeypatch):
+    with unfinished(tmp_path / "out", made(tmp_path)) as work:
+        work.require(1_000)
+        monkeypatch.setattr(recipes.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+        work.require(0.8e9)
+        with pytest.raises(UserError, match=r"1\.10 GB are needed, and 1\.00 GB are free"):
+            work.require(1e9)
+
+
+def test_what_killed_writers_left_is_removed_and_whole_files_stay(tmp_path):
+    made_by = made(tmp_path)
+    with unfinished(tmp_path / "out", made_by) as work:
+        (work.path / ".shard-00000.parquet.0123.partial").write_text("half")
+        (work.path / "shard-00001.parquet").write_text("whole")
+    with unfinished(tmp_path / "out", made_by, resume=True) as work:
+        assert sorted(p.name for p in work.path.iterdir()) == ["recipe.json", "shard-00001.parquet"]
+
+
+def test_other_code_than_the_recipe_says_is_refused(tmp_path):
+    sound = made(tmp_path)
+    sound.hold()
+    with pytest.raises(UserError, match=r"another flows/preprocess\.py than this run"):
+        recipes.Recipe("preprocess", {**sound.parts, "flows/preprocess.py": "0"}).hold()

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import fitting, judging, originals, sampling, watchdog
 from tasks.device import prepare
-from tasks.errors import UserError
+from tasks.errors import PassingError, UserError
 from tasks.params import CalibrateParams, GenerateParams, Machine, TrainParams
 from tasks.shards import Shards, file_digest, seal
 from tests import making
@@ -123,14 +124,71 @@ def test_what_the_family_can_not_do_is_told(made, tmp_path, monkeypatch):
         draw_all(tmp_path / "a", *made)
 
 
+class Hungry:
+    """Has memory for so many samples at once; `meals` says for how many, draw by draw, the last for good."""
+
+    def __init__(self, *meals, error=None):
+        self.meals, self.asked = list(meals), []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
+
+    def sample(self, y_B, seeds_B, **knobs):
+        self.asked.append(len(seeds_B))
+        room = self.meals.pop(0) if len(self.meals) > 1 else self.meals[0]
+        if len(seeds_B) > room:
+            raise self.error
+        return torch.zeros(len(seeds_B), 1, 8, 8, dtype=torch.uint8), None
+
+
+def draw(hungry, batch=8):
+    params, seeds = GenerateParams(batch=batch), [1, 2, 3]
+    return sampling.draw(hungry, np.array([0, 1, 2]), seeds, params, DEVICE)
+
+
+ON_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError(), ON_CPU])
+@pytest.mark.parametrize("room", [1, 2, 5, 7])
+def test_a_batch_that_does_not_fit_names_the_largest_that_does(room, error):
+    hungry = Hungry(room, error=error)
+    with pytest.raises(UserError, match=rf"generate\.batch: 8 samples .* {room} fit: set it to that"):
+        draw(hungry)
+    assert hungry.asked[0] == 8
+    assert len(draw(Hungry(8))[0]) == 3
+
+
+def test_memory_that_is_never_enough_or_was_short_for_a_moment():
+    with pytest.raises(UserError, match="not even 1 fits"):
+        draw(Hungry(0))
+    with pytest.raises(PassingError, match="no longer"):
+        draw(Hungry(0, 8))
+    with pytest.raises(RuntimeError, match="a bug"):
+        draw(Hungry(0, error=RuntimeError("a bug")))
+
+
+@pytest.mark.parametrize("made", families()[:1], indirect=True)
+def test_a_plan_knows_its_size_and_is_small(made):
+    import pickle
+
+    plan = sampling.plan(GenerateParams(num_samples=100_000), *made)
+    real = Shards.open(made[1])
+    each = sum(p.stat().st_size for p in real.paths) / real.rows
+    assert plan.size(plan.shards) == pytest.approx(each * 100_000)
+    assert plan.size([0, 1]) == pytest.approx(each * 2_000)
+    assert len(plan.labels) == 100_000
+    assert len(pickle.dumps(plan)) < 10_000
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="dvc repro train"):
         sampling.read_checkpoint(tmp_path / "none")
 
 
 def test_an_unlabelled_plan_has_no_labels(made, tmp_path):
-    plan = replace(sampling.plan(GenerateParams(num_samples=5), *made), labels=np.full(5, -1))
+    plan = sampling.plan(GenerateParams(num_samples=5), *made)
+    plan = replace(plan, drawn=(5,), facts={**plan.facts, "classes": []})
     assert plan.shards == [0]
+    assert plan.labels.tolist() == [-1] * 5
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any))

@@ -117,3 +117,15 @@ def test_spans_cover_all_once(total, size):
     found = [n for start, stop in spans(total, size) for n in range(start, stop)]
     assert found == list(range(total))
     assert all(0 < stop - start <= size for start, stop in spans(total, size))
+
+
+def test_a_write_that_fails_leaves_nothing_and_two_may_write_at_once(tmp_path):
+    path = tmp_path / "a"
+    with pytest.raises(TypeError), shards.whole(path) as file:
+        file.write("no bytes")
+    assert list(tmp_path.iterdir()) == []
+    with shards.whole(path) as one, shards.whole(path) as other:
+        one.write(b"the same")
+        other.write(b"the same")
+    assert path.read_bytes() == b"the same"
+    assert list(tmp_path.iterdir()) == [path]

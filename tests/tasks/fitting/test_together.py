@@ -1,0 +1,99 @@
+"""Several processes train as one does: the same losses but for rounding, one writer, and plain errors."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tasks import fitting
+from tasks.device import PLACE
+from tasks.errors import UserError
+from tasks.fitting import together
+from tasks.fitting.together import Rows, alone, launch
+from tasks.fitting.training import Training
+from tests.tasks.fitting.training import DEVICE, learners, narrow, params, rows, train
+
+TWO = replace(DEVICE, processes=2)
+STEPS = 50
+
+
+def losses(fabric, real):
+    """The losses of so many steps of every family, as the process that writes tells them."""
+    told = {}
+    for family in learners():
+        given = params(family, images=16 * STEPS)
+        training = Training(real, given, narrow(family), DEVICE, fabric)
+        told[family] = [training.step()["loss"] for _ in range(STEPS)]
+    return told
+
+
+@pytest.fixture(scope="module")
+def both(labelled):
+    return losses(alone(DEVICE), labelled[0]), launch(losses, TWO, labelled[0])
+
+
+@pytest.mark.parametrize("family", learners())
+def test_two_processes_have_the_losses_of_one(both, family):
+    one, two = both
+    assert two[family] == pytest.approx(one[family], rel=1e-4)
+
+
+def parts(draw, rank, rows=4):
+    torch.manual_seed(5)
+    with Rows(SimpleNamespace(world_size=3, global_rank=rank), rows):
+        return draw()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_are_those_of_the_whole_draw(layout):
+    whole = torch.zeros(12, 3, 4, 4).contiguous(memory_format=layout)
+    likely = torch.linspace(0, 1, 12)[:, None].expand(12, 7).contiguous()
+    for drawn, own in (
+        (lambda n: torch.randn(n, device="cpu"), None),
+        (lambda n: torch.rand(n, 5), None),
+        (lambda n: torch.rand((n, 1, 1)), None),
+        (lambda x: torch.randn_like(x), whole),
+        (lambda x: torch.rand_like(x), whole),
+        (lambda x: torch.bernoulli(x), likely),
+    ):
+        torch.manual_seed(5)
+        expected = drawn(12 if own is None else own)
+        for rank in range(3):
+            mine = slice(4 * rank, 4 * rank + 4)
+            given = 4 if own is None else own[mine]
+            found = parts(lambda d=drawn, g=given: d(g), rank)
+            assert torch.equal(found, expected[mine])
+    assert torch.equal(parts(lambda: torch.randn(6), 0), parts(lambda: torch.randn(6), 1))
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_one_of_two_processes_writes_the_checkpoint(tmp_path, labelled, monkeypatch):
+    given = params("vae"), narrow("vae")
+    (tmp_path / "two").mkdir()
+    out = fitting.fit(tmp_path / "two", *labelled, *given, TWO)
+    one = train(tmp_path / "one", *labelled, "vae")
+    assert sorted(p.name for p in out.rglob("*")) == sorted(p.name for p in one.rglob("*"))
+    told = [[float(row["loss"]) for row in rows(folder / "loss.csv")] for folder in (out, one)]
+    assert told[0] == pytest.approx(told[1], rel=1e-3)
+    assert '"processes": "2"' in (out / "checkpoint.json").read_text()
+
+
+def fail(fabric):
+    raise UserError("train: mend this")
+
+
+def test_a_plain_error_comes_back_as_it_is(monkeypatch):
+    monkeypatch.setattr(together, "die_with_parent", lambda wish: None)
+    monkeypatch.setattr(together.logging, "basicConfig", lambda **how: None)
+    monkeypatch.setenv(PLACE, "0")
+    assert str(together._begin(DEVICE, fail, (), alone(DEVICE))) == "train: mend this"
+
+
+def test_what_can_not_be_shared_is_told(tmp_path, labelled):
+    one = alone(DEVICE)
+    three = SimpleNamespace(world_size=3, global_rank=0, setup=one.setup, backward=one.backward)
+    with pytest.raises(UserError, match=r"^params\.yaml: train\.batch: 16 images can't be shared out"):
+        Training(labelled[0], params("vae"), narrow("vae"), DEVICE, three)
+    with pytest.raises(UserError, match=r"train\.minutes"):
+        fitting.fit(tmp_path, *labelled, params("vae", minutes=1.0), narrow("vae"), TWO)
