@@ -103,7 +103,7 @@ def mmd(a_ND: Tensor, b_MD: Tensor, a_SR: Tensor, b_SQ: Tensor) -> Tensor:
 
 def _within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
     rows = a_SR.shape[1]
-    itself_N = (a_ND.double().square().mean(1) + 1) ** 3
+    itself_N = torch.cat([(part.double().square().mean(1) + 1) ** 3 for part in a_ND.split(CHUNK)])
     return (_kernel_sums(a_ND, a_ND, a_SR, a_SR) - itself_N[a_SR].sum(1)) / (rows * (rows - 1))
 
 
@@ -122,7 +122,7 @@ def _drawn(size: int, rows_SR: Tensor) -> Tensor:
 
 def _kernel(a_ND: Tensor, b_MD: Tensor) -> Tensor:
     apart_NM = torch.mm(a_ND.double(), b_MD.double().T).div_(a_ND.shape[1]).add_(1)
-    return apart_NM.pow(3)
+    return apart_NM.pow_(3)
 
 
 def neighbourhood(

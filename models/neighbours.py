@@ -4,7 +4,7 @@ import faiss
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # rows whose distances are made exact at once
+CHUNK = 256  # rows whose distances are made exact at once
 
 
 def nearest(queries_ND: Tensor, base_MD: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -21,12 +21,11 @@ def nearest(queries_ND: Tensor, base_MD: Tensor, k: int = 1) -> tuple[Tensor, Te
     queries, base = (t.detach().cpu().float().contiguous() for t in (queries_ND, base_MD))
     found_Nk = torch.from_numpy(faiss.knn(queries.numpy(), base.numpy(), k)[1])
     # faiss expands the square, which loses the digits of small distances and depends on the batch.
-    exact_Nk = torch.cat(
-        [
-            (q_BD[:, None].double() - base[f_Bk].double()).norm(dim=2).float()
-            for q_BD, f_Bk in zip(queries.split(CHUNK), found_Nk.split(CHUNK), strict=True)
-        ]
-    )
+    exact_Nk = torch.empty(found_Nk.shape)
+    for start in range(0, len(queries), CHUNK):
+        part = slice(start, start + CHUNK)
+        apart_BkD = queries[part, None].double() - base[found_Nk[part]].double()
+        exact_Nk[part] = apart_BkD.norm(dim=2)
     exact_Nk, order_Nk = exact_Nk.sort(dim=1, stable=True)
     return exact_Nk, found_Nk.gather(1, order_Nk)
 

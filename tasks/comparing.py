@@ -6,7 +6,7 @@ spread is that of the whole (the delete-half jackknife: Shao & Tu 1995, section 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -223,8 +223,10 @@ def plain(found: Mapping[str, Estimate | None]) -> dict[str, Any]:
     }
 
 
-def _by_class(crowd: Crowd, count: int) -> list[Crowd]:
-    return [crowd.take(torch.nonzero(crowd.labels_N == label)[:, 0]) for label in range(count)]
+def _by_class(crowd: Crowd, count: int) -> Iterator[Crowd]:
+    """One class after the other, since all at once would hold every row twice."""
+    for label in range(count):
+        yield crowd.take(torch.nonzero(crowd.labels_N == label)[:, 0])
 
 
 def _notes(fakes: int, reals: int, per_class: Mapping[str, Any], real: Crowd) -> list[str]:
