@@ -7,6 +7,7 @@ draws with other numbers of workers, and on a Dask cluster over loopback, one of
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,6 +27,7 @@ import yaml
 
 from benchmarks.low_data import project
 from benchmarks.orchestration import server
+from benchmarks.rows import read_rows
 from tasks.children import die_with_parent
 from tasks.device import prepare
 from tasks.layout import CHECKPOINT, PARAMS, ROOT, SYNTHETIC, UNFINISHED
@@ -34,6 +35,8 @@ from tasks.params import Machine
 from tasks.shards import INDEX, file_digest, write_text
 
 RESULTS = ROOT / "benchmarks/results/kills.json"
+FACTS = prepare(Machine(device="cpu", threads=1), "auto").facts
+TARGETS = {"generate": ("all", "the first process", "a worker"), "train": ("all", "the first process")}
 OUTS = {"train": CHECKPOINT, "generate": SYNTHETIC}
 TINY: dict[str, dict[str, Any]] = {
     "ingest": {"source": "data/sources/digits.yaml"},
@@ -190,33 +193,56 @@ def on_dask(here: Project, kill: bool) -> str:
     return here.digest("generate")
 
 
-def measure(here: Project, times: Mapping[str, int], seed: int) -> dict[str, Any]:
-    """All rows of the table: how often each was tried, and how often the digest was the undisturbed one."""
-    rng, rows = random.Random(seed), {}
+def measure(here: Project, times: Mapping[str, int], results: Path) -> dict[str, Any]:
+    """Make the rows of the table: how often each was tried, and how often the digest was the undisturbed one.
+
+    Each try is written at once. Those that are there under the same code and machine are not made again.
+    """
+    decided = made_by(here)
+    rows = read_rows(results)
+    if rows.get("computed_on", {}).get("digest") != decided:
+        rows = {"computed_on": {"digest": decided, **FACTS}}
     for stage in ("ingest", "preprocess", "calibrate", "train"):
         here.run(stage)
+    ways = {f"generate, {count} workers": partial(with_workers, here, count) for count in WORKERS}
+    ways["generate, Dask, 2 workers"] = partial(on_dask, here, False)
+    ways["generate, Dask, 1 of 2 workers killed"] = partial(on_dask, here, True)
     for stage, count in times.items():
         here.machine()
         whole, seconds = undisturbed(here, stage)
-        states, identical = Counter[str](), 0
-        targets = ["all", "the first process"] + (["a worker"] if stage == "generate" else [])
-        for n in range(count):
-            target, found = targets[n % len(targets)], None
-            here.machine(workers=2 if stage == "generate" and (n % 2 or target == "a worker") else 1)
-            while found is None:
-                found = killed(here, stage, target, rng.random() * seconds)
-            states[f"{target}, {found[1]}"] += 1
-            identical += found[0] == whole
-            print(f"{stage}, {target}, {found[1]}: {found[0][:12]}, undisturbed {whole[:12]}", flush=True)
-        rows[f"{stage} killed"] = {"tried": count, "identical": identical, "states": dict(states)}
-    ways = {f"{count} workers": partial(with_workers, here, count) for count in WORKERS}
-    ways["Dask, 2 workers"] = partial(on_dask, here, False)
-    ways["Dask, 1 of 2 workers killed"] = partial(on_dask, here, True)
-    for name, make in ways.items():
-        digest = make()
-        print(f"generate, {name}: {digest[:12]}", flush=True)
-        rows[f"generate, {name}"] = {"tried": 1, "identical": int(digest == whole)}
+        for target in TARGETS[stage]:
+            name = f"{stage}, {target} killed"
+            number = TARGETS[stage].index(target)
+            for n in range(
+                rows.get(name, {}).get("tried", 0), len(range(number, count, len(TARGETS[stage])))
+            ):
+                rng, found = random.Random(f"{name} {n}"), None
+                here.machine(workers=2 if stage == "generate" and (n % 2 or target == "a worker") else 1)
+                while found is None:
+                    found = killed(here, stage, target, rng.random() * seconds)
+                note(results, rows, name, found[0] == whole, found[1])
+        if stage == "generate":
+            for name in [name for name in ways if name not in rows]:
+                note(results, rows, name, ways[name]() == whole)
     return rows
+
+
+def note(results: Path, rows: dict[str, Any], name: str, identical: bool, state: str | None = None) -> None:
+    """Count a try, and write all that was counted so far."""
+    row = rows.setdefault(name, {"tried": 0, "identical": 0})
+    row["tried"] += 1
+    row["identical"] += identical
+    if state:
+        row[state] = row.get(state, 0) + 1
+    write_text(results, json.dumps(rows, indent=1) + "\n")
+    print(f"{name}, {state or 'done'}: {'identical' if identical else 'DIFFERENT'}", flush=True)
+
+
+def made_by(here: Project) -> str:
+    """Stands for all that decides the rows: code, params, and what floating point depends on."""
+    files = sorted(p for room in ("flows", "tasks", "models") for p in (here.root / room).rglob("*.py"))
+    decides = [here.params, FACTS, [file_digest(path) for path in files]]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def with_workers(here: Project, count: int) -> str:
@@ -227,10 +253,11 @@ def with_workers(here: Project, count: int) -> str:
     return here.digest("generate")
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(rows: Mapping[str, Any]) -> str:
     """The rows as Markdown."""
     lines = ["| | tried | identical |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {row['tried']} | {row['identical']} |" for name, row in found["rows"].items()]
+    counted = {name: row for name, row in rows.items() if "tried" in row}
+    lines += [f"| {name} | {row['tried']} | {row['identical']} |" for name, row in counted.items()]
     return "\n".join(lines)
 
 
@@ -239,18 +266,14 @@ def main() -> None:
     parser = argparse.ArgumentParser("benchmarks.kills", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--generate", type=int, default=20, help="kills")
     parser.add_argument("--train", type=int, default=10, help="kills")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = {"PREFECT_HOME": str(Path(folder) / "prefect")}
         with server({**os.environ, **home}) as served:
             here = Project(Path(folder) / "project", served)
-            rows = measure(here, {"train": options.train, "generate": options.generate}, options.seed)
-    facts = prepare(Machine(device="cpu", threads=1), "auto").facts
-    found = {"computed_on": facts, "rows": rows}
-    write_text(options.results, json.dumps(found, indent=1) + "\n")
-    print(table(found))
+            times = {"generate": options.generate, "train": options.train}
+            print(table(measure(here, times, options.results)))
 
 
 if __name__ == "__main__":
