@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows.footer import craft, denied, speak
@@ -108,7 +110,8 @@ class Engine:
         if workers <= 1:
             return ThreadPoolTaskRunner(max_workers=1)
         places = multiprocessing.get_context("spawn").Value("i", 0)
-        return ProcessPoolTaskRunner(workers, initializer=_begin, initargs=(places,))
+        told: Any = partial(_told_to, PREFECT_API_URL.value())
+        return ProcessPoolTaskRunner(workers, [told], initializer=_begin, initargs=(places,))
 
 
 def settled(
@@ -138,6 +141,17 @@ def _begin(places: Any) -> None:
     with places.get_lock():
         os.environ[PLACE] = str(places.value)
         places.value += 1
+
+
+def _told_to(url: str | None) -> Any:
+    """Have the thread that hands on what workers tell talk to our server: it would start one of its own."""
+    settings = temporary_settings({PREFECT_API_URL: url})
+    settings.__enter__()
+
+    def hand_on(kind: str, message: Any, held: Any = settings) -> tuple[str, Any]:
+        return kind, message
+
+    return hand_on  # which holds the settings as long as the thread
 
 
 def _dask(address: str) -> TaskRunner[Any]:

@@ -114,7 +114,7 @@ class Work:
         free = shutil.disk_usage(self.path).free
         if free < size * ROOMY:
             raise UserError(
-                f"{self.path}: {size * ROOMY / 1e9:,.2f} GB are needed, and {free / 1e9:,.2f} GB are free. "
+                f"{self.path}: {size * ROOMY / 1e6:,.1f} MB are needed, and {free / 1e6:,.1f} are free. "
                 "Make room, and run the same command again: what is finished is kept."
             )
 

@@ -6,7 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contest, families, faults, filtering, ingest, low_data, memory, options, peers, shares
+from benchmarks import (
+    contest,
+    families,
+    faults,
+    filtering,
+    ingest,
+    kills,
+    low_data,
+    memory,
+    options,
+    peers,
+    shares,
+)
 from models.families import Spec, load
 from tasks import dvc, judging, originals
 from tasks.errors import UserError
@@ -411,3 +423,13 @@ def test_the_clock_counts_what_it_watches_and_lets_go(monkeypatch):
 def test_the_docs_hold_what_was_measured_of_speed_and_memory(benchmark):
     kept = json.loads(benchmark.RESULT.read_text(encoding="utf-8"))
     assert benchmark.markdown(kept) in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_kills_is_what_was_counted(tmp_path):
+    rows = {"computed_on": {"digest": "x"}}
+    kills.note(tmp_path / "kills.json", rows, "train, all killed", True, "begun")
+    kills.note(tmp_path / "kills.json", rows, "train, all killed", False, "half done")
+    kills.note(tmp_path / "kills.json", rows, "generate, 2 workers", True)
+    assert json.loads((tmp_path / "kills.json").read_text()) == rows
+    lines = kills.table(rows).splitlines()[2:]
+    assert lines == ["| train, all killed | 2 | 1 |", "| generate, 2 workers | 1 | 1 |"]

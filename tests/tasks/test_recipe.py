@@ -140,7 +140,7 @@ def test_room_is_asked_for_before_work(tmp_path, monkeypatch):
         work.require(1_000)
         monkeypatch.setattr(recipes.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
         work.require(0.8e9)
-        with pytest.raises(UserError, match=r"1\.10 GB are needed, and 1\.00 GB are free"):
+        with pytest.raises(UserError, match=r"1,100\.0 MB are needed, and 1,000\.0 are free"):
             work.require(1e9)
 
 
