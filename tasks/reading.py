@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tasks.conditions import described
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT, UNFINISHED
 from tasks.params import Bound, Params
@@ -97,7 +98,9 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
     A Config lies beside its networks, so asking it imports torch, which takes seconds. So the digest
     of what was found right is kept in `sound`, and not asked about again. Raises UserError naming the key.
     """
-    images = (params.train.family, params.preprocess.channels, params.preprocess.size)
+    condition = described(params.preprocess)
+    seen = condition["channels"] if condition else 0
+    images = (params.train.family, params.preprocess.channels, params.preprocess.size, seen)
     asked = hashlib.sha256(json.dumps([params.families, images], sort_keys=True).encode())
     for file in sorted((ROOT / "models/families").glob("*.py")):
         asked.update(file.name.encode() + file.read_bytes())
@@ -112,10 +115,10 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
             mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}."
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
-    name, channels, size = images
+    name, channels, size, seen = images
     family = load(name)
     try:
-        family.build(family.Config(**params.family), Spec(channels, size, size, classes=0))
+        family.build(family.Config(**params.family), Spec(channels, size, size, 0, seen))
     except ValueError as error:
         raise UserError(
             f"{PARAMS}: families.{name} with preprocess.size {size}, channels {channels}: {error}."

@@ -24,19 +24,21 @@ DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
 def made(request, tmp_path_factory):
     """A real split, and a checkpoint of each family fit for a moment."""
     root = tmp_path_factory.mktemp(request.param)
-    real = making.real(root / "train", 10, seed=1)
+    real = making.real(root / "train", 10, seed=1, condition=True)
+    held_out = making.real(root / "calibrate", 10, seed=2, condition=True)
     (root / "checkpoint").mkdir()
     reference = root / "reference"
     reference.mkdir()
     judging.fit_judge(real, CalibrateParams(images=320, batch=32, precision="fp32"), DEVICE, reference)
-    originals.measure_real(real, making.real(root / "calibrate", 10, seed=2), DEVICE, reference)
+    originals.measure_real(real, held_out, DEVICE, reference)
     params = TrainParams(family=request.param, images=64, batch=16, ema_images=16, precision="fp32")
     with pytest.MonkeyPatch.context() as patch:
         # So short a training shows no classes yet: ask for none, and for no metric within its bounds.
         patch.setattr(watchdog, "SETTLED", 2.0)
         patch.setattr(watchdog, "GRACE", 2.0)
         patch.setattr(fitting, "EXAMINED", 80)
-        fitting.fit(root / "checkpoint", real, reference, params, PARAMS["families"][request.param], DEVICE)
+        block = PARAMS["families"][request.param]
+        fitting.fit(root / "checkpoint", real, held_out, reference, params, block, DEVICE)
     return seal(root / "checkpoint"), real
 
 
@@ -45,7 +47,7 @@ def draw_all(folder, checkpoint, real, numbers=None, **changes):
     plan = sampling.plan(params, checkpoint, real)
     folder.mkdir(exist_ok=True)
     for number in plan.missing(folder) if numbers is None else numbers:
-        sampling.draw_shard(number, plan, checkpoint, folder, DEVICE)
+        sampling.draw_shard(number, plan, checkpoint, real, folder, DEVICE)
     return plan, folder
 
 
@@ -86,9 +88,8 @@ def test_a_mapping_gives_each_class_its_number(made):
 def test_balance_fills_up_to_the_largest_real_class(made, tmp_path):
     checkpoint, _ = made
     labels = np.array([0] * 5 + [1] * 2 + [2] * 3)
-    uneven = making.shards(
-        tmp_path / "train", making.samples(making.pictures(labels, 0), labels, "t"), making.CLASSES
-    )
+    table = making.samples(making.pictures(labels, 0), labels, "t", split=["train"] * 10)
+    uneven = making.shards(tmp_path / "train", table, making.CLASSES, condition=making.CONDITION)
     plan = sampling.plan(GenerateParams(class_counts="balance"), checkpoint, uneven)
     assert np.bincount(plan.labels).tolist() == [0, 3, 2]
 
@@ -111,7 +112,7 @@ def test_other_weights_than_described_are_refused(made, tmp_path):
     seal(broken)
     plan = sampling.plan(GenerateParams(num_samples=4), broken, made[1])
     with pytest.raises(UserError, match="not the weights"):
-        sampling.draw_shard(0, plan, broken, tmp_path, DEVICE)
+        sampling.draw_shard(0, plan, broken, made[1], tmp_path, DEVICE)
 
 
 def test_what_the_family_can_not_do_is_told(made, tmp_path, monkeypatch):
