@@ -104,7 +104,7 @@ def test_a_sample_is_its_seed_whatever_its_place_in_the_batch(name):
 def test_a_class_with_few_images_or_none_is_drawn_all_the_same(name):
     family = make(name)
     batch = batch_for(family, 16)
-    skewed = Batch(batch.x_BCHW, torch.tensor([0] * 14 + [1, 2]))
+    skewed = Batch(batch.x_BCHW, torch.tensor([0] * 14 + [1, 2]), batch.c_BCHW)
     for i in range(3 if family.TRAINS else 0):
         family.step(skewed, 0.2 + i / 6)
     family.finish([skewed])
