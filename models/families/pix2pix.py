@@ -130,6 +130,7 @@ class Pix2Pix(nn.Module):
     TRAINS: ClassVar[bool] = True
     ALARMS: ClassVar[dict[str, Alarm]] = {
         "gap": Alarm(-15.0, 15.0, "the discriminator has won, or has lost", "raise l1"),
+        "discriminator_loss": Alarm(0.0, 3.0, "the discriminator errs by more than chance would"),
         "grad_norm": Alarm(0.0, 1e4, "the gradients explode"),
     }
     BATCH: ClassVar[int] = 16
