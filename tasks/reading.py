@@ -70,7 +70,10 @@ def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
         return f"{key}: unknown key; {mend}"
     if error["type"] == "missing":
         return f"{key}: missing; add it, as in the README's table of params."
-    return f"{key}: found {error['input']!r}. {error['msg'].removeprefix('Value error, ')}."
+    said = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict) and error["type"] == "value_error":  # of keys that contradict
+        return f"{key}: {said}." if key else f"{said}."
+    return f"{key}: found {error['input']!r}. {said}."
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:

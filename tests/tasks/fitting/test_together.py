@@ -96,12 +96,7 @@ def test_what_can_not_be_shared_is_told(tmp_path, labelled):
     three = SimpleNamespace(world_size=3, global_rank=0, setup=one.setup, backward=one.backward)
     with pytest.raises(UserError, match=r"^params\.yaml: train\.batch: 16 images can't be shared out"):
         Training(labelled[0], params("vae"), narrow("vae"), DEVICE, three)
+    real, reference = labelled
+    given = real.with_name("calibrate"), reference, params("vae", minutes=1.0), narrow("vae"), TWO
     with pytest.raises(UserError, match=r"train\.minutes"):
-        given = (
-            labelled[0].with_name("calibrate"),
-            labelled[1],
-            params("vae", minutes=1.0),
-            narrow("vae"),
-            TWO,
-        )
-        fitting.fit(tmp_path, labelled[0], *given)
+        fitting.fit(tmp_path, real, *given)
