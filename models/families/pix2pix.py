@@ -272,11 +272,7 @@ def build(config: Config, spec: Spec) -> Pix2Pix:
 
     Raises ValueError unless images come with a condition, and their sides are multiples of 4 from 8 to 256.
     """
-    if any(side % 4 or not 8 <= side <= 256 for side in (spec.height, spec.width)):
-        found = f"{spec.height} x {spec.width}"
-        raise ValueError(f"pix2pix makes images whose sides are multiples of 4 from 8 to 256, not {found}")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"pix2pix makes images of 1 or 3 channels, not {spec.channels}")
+    spec.demand("pix2pix", 4)
     if not spec.condition:
         raise ValueError("pix2pix answers a condition: set preprocess.condition, to edges for one")
     return Pix2Pix(config, spec)

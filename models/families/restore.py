@@ -243,11 +243,7 @@ def build(config: Config, spec: Spec) -> Restore:
     Raises ValueError unless the sides are multiples of 4 from 8 to 256, and the packages are here that a
     perceptual loss needs.
     """
-    if any(side % 4 or not 8 <= side <= 256 for side in (spec.height, spec.width)):
-        found = f"{spec.height} x {spec.width}"
-        raise ValueError(f"restore makes images whose sides are multiples of 4 from 8 to 256, not {found}")
-    if spec.channels not in (1, 3):
-        raise ValueError(f"restore makes images of 1 or 3 channels, not {spec.channels}")
+    spec.demand("restore", 4)
     if config.perceptual:
         features.require()
     return Restore(config, spec)
