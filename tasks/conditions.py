@@ -70,17 +70,24 @@ def colours(image_CHW: np.ndarray, count: int) -> np.ndarray:
     light = np.array(WEIGHTS) if len(image_CHW) == 3 else np.ones(1)
     order_N = np.argsort(pixels_ND @ light, kind="stable")
     centres_KD = pixels_ND[order_N[((np.arange(count) + 0.5) * len(order_N) / count).astype(int)]]
+    id_N = _nearest(pixels_ND, centres_KD)
     for _ in range(ROUNDS):
-        id_N = _nearest(pixels_ND, centres_KD)
+        before_N = id_N
         size_K = np.bincount(id_N, minlength=count)[:, None]
         sums_KD = np.stack([np.bincount(id_N, channel_N, count) for channel_N in pixels_ND.T], 1)
         centres_KD = np.where(size_K > 0, sums_KD / np.maximum(size_K, 1), centres_KD)
-    centres_KD = centres_KD[np.argsort(centres_KD @ light, kind="stable")]
-    return _nearest(pixels_ND, centres_KD).astype(np.uint8).reshape(1, *image_CHW.shape[1:])
+        id_N = _nearest(pixels_ND, centres_KD)
+        if np.array_equal(id_N, before_N):
+            break
+    size_K = np.bincount(id_N, minlength=count)
+    light_K = np.bincount(id_N, pixels_ND @ light, count) / np.maximum(size_K, 1)
+    rank_K = np.argsort(np.argsort(np.where(size_K > 0, light_K, centres_KD @ light), kind="stable"))
+    return rank_K[id_N].astype(np.uint8).reshape(1, *image_CHW.shape[1:])
 
 
 def _nearest(pixels_ND: np.ndarray, centres_KD: np.ndarray) -> np.ndarray:
-    return ((pixels_ND[:, None] - centres_KD) ** 2).sum(2).argmin(1)
+    # |p - c|^2 without |p|^2, which is the same for every centre.
+    return ((centres_KD**2).sum(1) - 2 * np.einsum("nd,kd->nk", pixels_ND, centres_KD)).argmin(1)
 
 
 def shown(condition_CHW: np.ndarray, ids: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.families import class_of
 from tasks import fitting, judging, originals, sampling, watchdog
 from tasks.device import prepare
 from tasks.errors import PassingError, UserError
@@ -72,6 +73,29 @@ def test_rows_are_balanced_labelled_and_traceable(made, tmp_path):
     assert table["id"].is_unique
     assert shards.pixels().shape == (22, 1, 8, 8)
     assert json.dumps(shards.index["class_counts"]) == '{"bar": 8, "line": 7, "row": 7}'
+
+
+def test_a_sample_names_its_sources_and_keeps_what_was_shown_of_them(made, tmp_path):
+    plan, folder = draw_all(tmp_path / "a", *made)
+    seal(folder, **plan.describe(DEVICE))
+    rows = Shards.open(folder).table(["label", "source_ids", "condition"]).to_pylist()
+    family = class_of(json.loads((made[0] / "checkpoint.json").read_text())["family"])
+    if family.condition == "label":
+        assert {(row["source_ids"], row["condition"]) for row in rows} == {(None, None)}
+        assert "parents" not in Shards.open(folder).index
+        return
+    real = Shards.open(made[1])
+    known = real.table(["id", "label"]).to_pydict()
+    place = {name: n for n, name in enumerate(known["id"])}
+    sources = np.array([[place[name] for name in row["source_ids"]] for row in rows])
+    assert sources.shape == (22, family.PARENTS)
+    assert all(
+        known["label"][n] == row["label"] for line, row in zip(sources, rows, strict=True) for n in line
+    )
+    if not hasattr(family, "ask"):
+        shown = Shards.open(folder).pixels("condition")
+        assert np.array_equal(shown, real.pixels("condition")[sources[:, 0]])
+        assert Shards.open(folder).condition == making.CONDITION
 
 
 def test_another_seed_draws_other_images(made, tmp_path):
