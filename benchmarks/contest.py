@@ -145,7 +145,8 @@ class Bench:
         """Train a family on `real` through the project's own loop; it comes with its checkpoint's facts."""
         module = load(params.family)
         with tempfile.TemporaryDirectory() as work:
-            folder = fitting.fit(Path(work), real, self.data / "reference", params, block, self.device)
+            held_out, reference = self.data / "real/calibrate", self.data / "reference"
+            folder = fitting.fit(Path(work), real, held_out, reference, params, block, self.device)
             facts = json.loads((folder / fitting.CHECKPOINT).read_text(encoding="utf-8"))
             family = module.build(module.Config(**block), self.spec)
             family.load_state_dict(load_file(folder / fitting.MODEL))

@@ -75,18 +75,18 @@ class Clock:
 def generating(data: Path, params: Params, device: Device, samples: int, steps: int | None) -> dict[str, Any]:
     """Draw `samples` into shards: images a second, and the share of time outside the network's forward."""
     wanted = params.generate.model_copy(update={"num_samples": samples, "steps": steps})
-    checkpoint = data / "checkpoint"
-    plan = sampling.plan(wanted, checkpoint, data / "real/train")
+    checkpoint, real = data / "checkpoint", data / "real/train"
+    plan = sampling.plan(wanted, checkpoint, real)
     family = sampling._family(checkpoint.resolve(), plan.facts["digest"], device)
     clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        sampling.draw_shard(0, plan, checkpoint, work, device)
+        sampling.draw_shard(0, plan, checkpoint, real, work, device)
         rest = plan.missing(work)
         with clock.watching(type(family.network), "forward"):
             started = clock.now()
             for number in rest:
-                sampling.draw_shard(number, plan, checkpoint, work, device)
+                sampling.draw_shard(number, plan, checkpoint, real, work, device)
             seconds = clock.now() - started
     drawn = samples - wanted.shard_size
     return {

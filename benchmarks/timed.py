@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from models.families import Batch, Spec
+from tasks.batches import Pool, order
 from tasks.device import Device
-from tasks.fitting.training import order
 from tasks.params import TrainParams
-from tasks.shards import Shards
 
 BATCH = 64  # images a step where train.batch is null: what our diffusion and vae take
 WARM_UP = 0.03  # share of the budget over which the learning rate rises, as in our families
@@ -41,34 +40,25 @@ def train(
     and the last `finish` are outside the time, as building and the last `finish` are for our families.
     Theirs holds the draws for the watchdog too.
     """
-    shards = Shards.open(real)
-    spec = Spec(*shards.shape, classes=len(shards.classes))
-    x_NCHW = torch.from_numpy(shards.pixels())
-    y_N = torch.from_numpy(shards.labels()) if shards.classes else None
-
+    pool = Pool.open(real)
     size = params.batch or BATCH
-
-    def batch(rows_B: np.ndarray, layout: torch.memory_format) -> Batch:
-        chosen = torch.from_numpy(rows_B)
-        y_B = None if y_N is None else y_N[chosen].to(device.kind)
-        return Batch(device.scaled(x_NCHW[chosen], layout), y_B)
 
     def make() -> Any:
         torch.manual_seed(params.seed)
-        return build(spec)
+        return build(pool.spec)
 
-    first = np.arange(size) % len(x_NCHW)
-    way = min(ways(device), key=lambda w: fastest_step(make(), w, batch(first, w.layout)))
+    first = np.arange(size) % len(pool)
+    way = min(ways(device), key=lambda w: fastest_step(make(), w, pool.batch(first, device, w.layout)))
     peer, images, budget = make(), 0, 60 * (params.minutes or 0)
     peer.to(way)
     started = time.monotonic()
     while (progress := (time.monotonic() - started) / budget) < 1:
-        rows_B = order(params.seed, images, size, len(x_NCHW))
-        step(peer, way, batch(rows_B, way.layout), progress)
+        rows_B = order(params.seed, images, size, len(pool))
+        step(peer, way, pool.batch(rows_B, device, way.layout), progress)
         images += size
-    spans = range(0, len(x_NCHW), size)
-    rows = (np.arange(at, min(at + size, len(x_NCHW))) for at in spans)
-    peer.finish((batch(rows_B, way.layout) for rows_B in rows), way)
+    spans = range(0, len(pool), size)
+    rows = (np.arange(at, min(at + size, len(pool))) for at in spans)
+    peer.finish((pool.batch(rows_B, device, way.layout) for rows_B in rows), way)
     return peer, way, images
 
 

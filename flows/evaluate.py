@@ -35,7 +35,7 @@ def evaluate(
         outcomes = (
             fit.map(trials, unmapped(splits), unmapped(params), unmapped(on)).result() if trials else []
         )
-        metrics = reporting.metrics(params, splits, outcomes)
+        metrics = reporting.metrics(params, splits, outcomes, checkpoint)
         craft(reporting.write_numbers)(work.path, metrics, splits, outcomes)
         craft(reporting.write_page)(work.path, metrics, params, splits, outcomes, inputs)
         show_table("accuracy", reporting.table(metrics))

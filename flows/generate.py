@@ -27,7 +27,8 @@ def generate(
     with unfinished(out, made_by, resume=True) as work:
         missing, folder = plan.missing(work.path), work.path.resolve()
         work.require(plan.size(missing))
-        engine.each(sampling.draw_shard, missing, plan=plan, checkpoint=checkpoint.resolve(), folder=folder)
+        given = {"plan": plan, "checkpoint": checkpoint.resolve(), "real": real.resolve(), "folder": folder}
+        engine.each(sampling.draw_shard, missing, **given)
         return work.seal(**plan.describe(on))
 
 

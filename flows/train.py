@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.footer import craft, run, show_image, stage
-from tasks.layout import CHECKPOINT, REFERENCE, TRAIN
+from tasks.layout import CALIBRATE, CHECKPOINT, REFERENCE, TRAIN
 from tasks.params import Machine, TrainParams
 from tasks.recipe import recipe, unfinished
 
@@ -14,6 +14,7 @@ def train(
     params: TrainParams,
     family: dict[str, Any],
     real: Path = TRAIN,
+    calibrate: Path = CALIBRATE,
     reference: Path = REFERENCE,
     out: Path = CHECKPOINT,
     machine: Machine = Machine(),
@@ -22,9 +23,10 @@ def train(
     from tasks import device, fitting  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision, machine.devices)
-    made_by = recipe("train", {"train": params, "family": family}, [real, reference], on.facts, params.family)
+    inputs = [real, calibrate, reference]
+    made_by = recipe("train", {"train": params, "family": family}, inputs, on.facts, params.family)
     with unfinished(out, made_by, resume=True) as work:
-        craft(fitting.fit)(work.path, real, reference, params, family, on)
+        craft(fitting.fit)(work.path, real, calibrate, reference, params, family, on)
         for grid in sorted((work.path / "grids").iterdir())[-1:]:
             show_image("train-samples", grid)
         return work.seal()

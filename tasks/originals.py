@@ -70,21 +70,42 @@ class Originals:
         """The balls that realism and density are told by."""
         return Manifold.of(self.features_MD, REALISM_K, DENSITY_K)
 
+    def rows(self, source_ids: pa.ChunkedArray) -> np.ndarray | None:
+        """(N, P) rows of the train images of these ids, as many for each; None where there are none.
+
+        Raises UserError if one is no train image.
+        """
+        if source_ids.null_count == len(source_ids):
+            return None
+        place = {name: row for row, name in enumerate(self.ids.tolist())}
+        try:
+            return np.array([[place[name] for name in names] for names in source_ids.to_pylist()], np.int64)
+        except KeyError as error:
+            raise UserError(
+                f"a sample was made from {error.args[0]!r}, which is not in train. Run `dvc repro generate`."
+            ) from None
+
     def columns(
-        self, said: Measured, x_NCHW: np.ndarray, labels_N: np.ndarray, drawn: Sketch
-    ) -> dict[str, np.ndarray]:
+        self, said: Measured, x_NCHW: np.ndarray, labels_N: np.ndarray, drawn: Sketch,
+        sources_NP: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
         """Every measure of an image by itself, (N,) float32 each; one that can't be told is left out.
 
         `drawn` is the images' sketch. Beside MEASURES: in_manifold (bool), and rows of the train split:
-        neighbours (N, 3), nearest_copy.
+        neighbours (N, 3), nearest_copy. `sources_NP`: rows of the train images that each was made from. It
+        may resemble these, so what tells a copy (copy_residual, nearest_copy, authenticity) leaves them out.
         """
         features_ND = torch.from_numpy(said.features_ND)
-        count = min(NEIGHBOURS, len(self.ids))
+        given_NP = np.zeros((len(x_NCHW), 0), np.int64) if sources_NP is None else sources_NP
+        own_NP = torch.from_numpy(given_NP)
+        count = min(NEIGHBOURS + own_NP.shape[1], len(self.ids))
         distance_Nk, row_Nk = nearest(features_ND, self.features_MD, count)
-        found = {"neighbours": row_Nk, "train_distance": distance_Nk[:, 0]}
-        found |= self.likeness(drawn, row_Nk)
-        if len(self.ids) > 1:
-            found["authenticity"] = found["train_distance"] / self.apart_M[row_Nk[:, 0]].clamp(min=1e-9)
+        found = {"neighbours": row_Nk[:, :NEIGHBOURS], "train_distance": distance_Nk[:, 0]}
+        order_Nk = own_last(row_Nk, own_NP)
+        distance_Nk, row_Nk = distance_Nk.gather(1, order_Nk), row_Nk.gather(1, order_Nk)
+        found |= self.likeness(drawn, row_Nk[:, :NEIGHBOURS], own_NP)
+        if len(self.ids) > max(1, own_NP.shape[1]):
+            found["authenticity"] = distance_Nk[:, 0] / self.apart_M[row_Nk[:, 0]].clamp(min=1e-9)
         if len(self.ids) > DENSITY_K:
             held_2N, _ = self.manifold.holds(features_ND)
             found["realism"] = self.manifold.realism(features_ND)
@@ -97,17 +118,29 @@ class Originals:
         found |= appearance(torch.from_numpy(x_NCHW))
         return {name: values.numpy() for name, values in found.items()}
 
-    def likeness(self, drawn: Sketch, near_Nk: Tensor) -> dict[str, Tensor]:
-        """How much of each image its likest train image leaves unexplained, and which that is."""
-        count = min(PROPOSED, len(self.ids))
-        by_signature_Nk = nearest(drawn.signatures_NF, self.sketch.signatures_NF, count)[1]
+    def likeness(self, drawn: Sketch, near_Nk: Tensor, own_NP: Tensor) -> dict[str, Tensor]:
+        """How much of each image its likest train image but `own` leaves unexplained, and which that is."""
+        count = min(PROPOSED + own_NP.shape[1], len(self.ids))
+        row_Nk = nearest(drawn.signatures_NF, self.sketch.signatures_NF, count)[1]
+        by_signature_Nk = row_Nk.gather(1, own_last(row_Nk, own_NP))[:, :PROPOSED]
         likest_N2 = shortlist(drawn.looks_ND, self.sketch.looks_ND, near_Nk, by_signature_Nk)
         apart_N2 = residuals(drawn.thumbs_NCHW, self.sketch.thumbs_NCHW, likest_N2)
+        apart_N2 = apart_N2.masked_fill(among(likest_N2, own_NP), torch.inf)  # where there is no other
         least_N1 = apart_N2.argmin(1, keepdim=True)
         return {
             "copy_residual": apart_N2.gather(1, least_N1)[:, 0],
             "nearest_copy": likest_N2.gather(1, least_N1)[:, 0],
         }
+
+
+def among(row_Nk: Tensor, own_NP: Tensor) -> Tensor:
+    """(N, k) bool: which rows are among an image's own sources."""
+    return (row_Nk[:, :, None] == own_NP[:, None]).any(2)
+
+
+def own_last(row_Nk: Tensor, own_NP: Tensor) -> Tensor:
+    """(N, k) places of rows in an order that puts an image's own sources last, and changes no other's."""
+    return among(row_Nk, own_NP).long().argsort(stable=True)
 
 
 def residuals(thumbs_NCHW: Tensor, others_MCHW: Tensor, rows_Nk: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pydantic import (
 from tasks.arms import checked
 
 Precision = Literal["auto", "fp32", "bf16"]
+Pairs = Literal["stem", "a_to_b", "b_to_a", "left_to_right", "right_to_left"]
 MOST_OVERSAMPLE = 1_000.0
 
 
@@ -32,6 +33,7 @@ class IngestParams(Section):
 
     source: str = Field(min_length=1)
     revision: str | None = Field(None, min_length=1)
+    pairs: Pairs | None = None
     max_pixels: int = Field(50_000_000, gt=0)
     max_reject_fraction: float = Field(0.1, ge=0.0, le=1.0)
     allow_synthetic: bool = False
@@ -70,12 +72,20 @@ class PreprocessParams(Section):
     size: int = Field(28, ge=8, le=256)
     channels: Literal[1, 3] = 1
     fit: Literal["cover", "contain"] = "cover"
+    condition: Literal["edges", "grey", "colours", "paired"] | None = None
+    colours: int = Field(4, ge=2, le=32)
     group_by: str | None = None
     near_duplicates: bool = True
     split: SplitFractions = SplitFractions()
     train_per_class: int | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**31)
     shard_size: int = Field(2_000, gt=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "PreprocessParams":
+        if self.condition == "grey" and self.channels == 1:
+            raise ValueError("condition grey of grey images is the images; set channels to 3, or try edges")
+        return self
 
 
 class CalibrateParams(Section):
@@ -262,6 +272,12 @@ class Params(Section):
     gates: dict[str, Bound] = {}
     machine: Machine = Machine()
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _paired(self) -> "Params":
+        if self.preprocess.condition == "paired" and self.ingest.pairs is None:
+            raise ValueError("preprocess.condition: paired needs ingest.pairs, which says what makes a pair")
+        return self
 
     @property
     def family(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tasks.conditions import described
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT, UNFINISHED
 from tasks.params import Bound, Params
@@ -69,7 +70,10 @@ def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
         return f"{key}: unknown key; {mend}"
     if error["type"] == "missing":
         return f"{key}: missing; add it, as in the README's table of params."
-    return f"{key}: found {error['input']!r}. {error['msg'].removeprefix('Value error, ')}."
+    said = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict) and error["type"] == "value_error":  # of keys that contradict
+        return f"{key}: {said}." if key else f"{said}."
+    return f"{key}: found {error['input']!r}. {said}."
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
@@ -97,7 +101,9 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
     A Config lies beside its networks, so asking it imports torch, which takes seconds. So the digest
     of what was found right is kept in `sound`, and not asked about again. Raises UserError naming the key.
     """
-    images = (params.train.family, params.preprocess.channels, params.preprocess.size)
+    condition = described(params.preprocess)
+    seen = condition["channels"] if condition else 0
+    images = (params.train.family, params.preprocess.channels, params.preprocess.size, seen)
     asked = hashlib.sha256(json.dumps([params.families, images], sort_keys=True).encode())
     for file in sorted((ROOT / "models/families").glob("*.py")):
         asked.update(file.name.encode() + file.read_bytes())
@@ -112,10 +118,10 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
             mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}."
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
-    name, channels, size = images
+    name, channels, size, seen = images
     family = load(name)
     try:
-        family.build(family.Config(**params.family), Spec(channels, size, size, classes=0))
+        family.build(family.Config(**params.family), Spec(channels, size, size, 0, seen))
     except ValueError as error:
         raise UserError(
             f"{PARAMS}: families.{name} with preprocess.size {size}, channels {channels}: {error}."

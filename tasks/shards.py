@@ -72,6 +72,11 @@ class Shards:
         """(channels, height, width) of every image."""
         return self.index["channels"], self.index["size"], self.index["size"]
 
+    @property
+    def condition(self) -> dict[str, Any] | None:
+        """The condition that comes with each image: its name, channels and ids; None if none does."""
+        return self.index.get("condition")
+
     @cached_property
     def paths(self) -> list[Path]:
         """The shards' files, in order."""
@@ -91,14 +96,14 @@ class Shards:
         """(N,) int64; -1 where there is no label."""
         return self.table(["label"])["label"].fill_null(-1).to_numpy().astype(np.int64)
 
-    def decoded(self) -> Iterator[np.ndarray]:
+    def decoded(self, column: str = "image") -> Iterator[np.ndarray]:
         """The pixels of one shard after the other, (n, channels, height, width) uint8."""
-        for table in self.tables(["image"]):
-            yield pixels(table["image"])
+        for table in self.tables([column]):
+            yield pixels(table[column])
 
-    def pixels(self) -> np.ndarray:
-        """(N, channels, height, width) uint8, decoded once."""
-        decoded = list(self.decoded())
+    def pixels(self, column: str = "image") -> np.ndarray:
+        """(N, channels, height, width) uint8, decoded once; `column`: of images, or `condition`."""
+        decoded = list(self.decoded(column))
         return np.concatenate(decoded) if decoded else np.zeros((0, *self.shape), np.uint8)
 
 

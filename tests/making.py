@@ -45,12 +45,22 @@ def shards(folder: Path, table: pa.Table, classes: list[str], size: int = 20, **
     return seal(folder, classes=classes, recipe=f"recipe of {folder.name}", **{**shape, **facts})
 
 
-def real(folder: Path, each: int, seed: int, classes: list[str] = CLASSES) -> Path:
-    """A split of `each` real images of every class; unlabelled if there are no classes."""
+CONDITION = {"name": "edges", "channels": 1, "ids": 0}
+
+
+def real(folder: Path, each: int, seed: int, classes: list[str] = CLASSES, condition: bool = False) -> Path:
+    """A split of `each` real images of every class; unlabelled if there are no classes.
+
+    With `condition`, each comes with where it is bright.
+    """
     labels = np.tile(np.arange(3), each)
     given = labels if classes else np.full(len(labels), -1)
-    table = samples(pictures(labels, seed), given, folder.name, split=[folder.name] * len(labels))
-    return shards(folder, table, classes)
+    x, columns, facts = pictures(labels, seed), {"split": [folder.name] * len(labels)}, {}
+    if condition:
+        sketches = [png((image > 150).astype(np.uint8) * 255) for image in x]
+        columns["condition"] = image_column(sketches, [f"{n}.png" for n in range(len(x))])
+        facts["condition"] = CONDITION
+    return shards(folder, samples(x, given, folder.name, **columns), classes, **facts)
 
 
 def scores(folder: Path, synthetic: Path, reasons: list[str | None]) -> Path:

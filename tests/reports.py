@@ -77,7 +77,7 @@ def report(data: Path, folder: Path, wrong=WRONG, params=PARAMS, splits=None, mo
     folder.mkdir()
     splits = splits or gathered(data)
     outcomes = guesses(splits, params, wrong)
-    metrics = reporting.metrics(params, splits, outcomes)
+    metrics = reporting.metrics(params, splits, outcomes, data / "checkpoint")
     if more:
         more(metrics)
     reporting.write_numbers(folder, metrics, splits, outcomes)

@@ -6,11 +6,12 @@ owns those and knows no family by name. A new family is one new file here and on
 under `families:` in params.yaml.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -19,12 +20,16 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class Spec:
-    """What a family is built for: the images' shape, and the number of classes (0: unlabelled)."""
+    """What a family is built for: the images' shape, and the number of classes (0: unlabelled).
+
+    condition: channels of the condition that comes with each image (0: none does).
+    """
 
     channels: int
     height: int
     width: int
     classes: int
+    condition: int = 0
 
     def demand(self, family: str, multiple: int = 1) -> None:
         """Raise ValueError unless the sides are multiples from 8 to 256, and the images grey or in colour."""
@@ -38,10 +43,15 @@ class Spec:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch on the device: `x_BCHW` float32 in [-1, 1], `y_B` int64 or None."""
+    """Real images on the device, to train on or to be asked with.
+
+    `x_BCHW` float32 in [-1, 1]; `y_B` int64 or None; `c_BCHW` their conditions, or None: float32 in
+    [-1, 1] where a condition is an image, and one channel an id, 1 where a pixel has it, where it is a map.
+    """
 
     x_BCHW: Tensor
     y_B: Tensor | None
+    c_BCHW: Tensor | None = None
 
 
 class Alarm(NamedTuple):
@@ -61,6 +71,12 @@ class Family(Protocol):
 
     One that knows a likelihood also has `bits_per_dim(batch) -> float | None`, in bits per number. One
     whose draws show little variety for long has `settled`, the share of the training after which they do.
+
+    One whose `condition` is "image" also has `PARENTS`, how many sources each sample has, all of one
+    class, and `PAIRED`, whether the first of them is what the sample should come near to (held-out pairs
+    then measure it). If it does not look at its sources as they are, `ask(sources, seeds_B) -> Tensor`
+    gives what it looks at, uint8 (B, 1 or 3, H, W); that is kept as the samples' condition.
+
     Each module in this package also defines `Config` (a frozen pydantic model with an `lr`) and
     `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the
     limit if the family cannot make images of that spec.
@@ -91,15 +107,24 @@ class Family(Protocol):
         self,
         y_B: Tensor | None,
         seeds_B: list[int],
-        sources_BCHW: Tensor | None = None,
+        sources: Sequence[Batch] = (),
         **knobs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Draw one image per seed: uint8 BCHW, and the family's own score (B,) or None."""
+        """Draw one image per seed: uint8 BCHW, and the family's own score (B,) or None.
+
+        `sources`: of a family asked with images, a batch for each of its PARENTS.
+        """
 
 
-def names() -> list[str]:
-    """Every family that has a file here, in alphabetical order."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
+def names(condition: str | None = None) -> list[str]:
+    """Every family that has a file here, in alphabetical order; or those asked with that `condition`."""
+    found = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
+    return [name for name in found if condition is None or class_of(name).condition == condition]
+
+
+def class_of(name: str) -> type[Any]:
+    """A family's class: what its `build` returns."""
+    return get_type_hints(load(name).build)["return"]
 
 
 def load(name: str) -> ModuleType:

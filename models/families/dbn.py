@@ -7,6 +7,7 @@ by Gibbs sampling, and fall through the layers below to the pixels.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -236,7 +237,7 @@ class DBN(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, y_B: Tensor | None, seeds_B: list[int], sources_BCHW: Tensor | None = None
+        self, y_B: Tensor | None, seeds_B: list[int], sources: Sequence[Batch] = ()
     ) -> tuple[Tensor, Tensor]:
         """Draw one image per seed, by `sample_gibbs` Gibbs steps at the top with the label held.
 
@@ -246,7 +247,7 @@ class DBN(nn.Module):
         Args:
             y_B: int64 labels; None where there are none.
             seeds_B: what each image's units are drawn by.
-            sources_BCHW: not used; the family is asked with labels.
+            sources: not used; the family is asked with labels.
 
         Returns:
             uint8 images (B, C, H, W), and minus the top machine's free energy (B,): higher is more

@@ -6,7 +6,7 @@ works on 2 x 2 pixels folded into channels, which costs little in quality and sa
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, cast
 
@@ -273,7 +273,7 @@ class Diffusion(nn.Module):
         self,
         y_B: Tensor | None,
         seeds_B: list[int],
-        sources_BCHW: Tensor | None = None,
+        sources: Sequence[Batch] = (),
         steps: float | None = None,
         guidance: float | None = None,
         sampler: str | None = None,
@@ -283,7 +283,7 @@ class Diffusion(nn.Module):
         Args:
             y_B: int64 labels; None where there are none.
             seeds_B: what each image's noise is drawn from.
-            sources_BCHW: not used; the family is asked with labels.
+            sources: not used; the family is asked with labels.
             steps: evaluations of the network per image, 2 or more; None: 8, and 9 for heun.
             guidance: how far to lead away from what the network makes without a label (Ho & Salimans
                 2022, arXiv 2207.12598). 1 does not lead; any other doubles the evaluations. None: 1.25,

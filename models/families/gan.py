@@ -7,7 +7,7 @@ diffusion, both networks work on 2 x 2 pixels folded into channels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, cast
 
@@ -297,14 +297,14 @@ class GAN(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, y_B: Tensor | None, seeds_B: list[int], sources_BCHW: Tensor | None = None
+        self, y_B: Tensor | None, seeds_B: list[int], sources: Sequence[Batch] = ()
     ) -> tuple[Tensor, Tensor]:
         """Draw one image per seed.
 
         Args:
             y_B: int64 labels; None where there are none.
             seeds_B: what each image's latent is drawn from.
-            sources_BCHW: not used; the family is asked with labels.
+            sources: not used; the family is asked with labels.
 
         Returns:
             uint8 images (B, C, H, W), and the discriminator's logits (B,): higher is more like real.

@@ -9,7 +9,7 @@ far less than 256 classes for each.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -237,7 +237,7 @@ class PixelRNN(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, y_B: Tensor | None, seeds_B: list[int], sources_BCHW: Tensor | None = None
+        self, y_B: Tensor | None, seeds_B: list[int], sources: Sequence[Batch] = ()
     ) -> tuple[Tensor, Tensor]:
         """Draw one image per seed, pixel by pixel.
 
@@ -247,7 +247,7 @@ class PixelRNN(nn.Module):
         Args:
             y_B: int64 labels; None where there are none.
             seeds_B: what each image's pixels are drawn by.
-            sources_BCHW: not used; the family is asked with labels.
+            sources: not used; the family is asked with labels.
 
         Returns:
             uint8 images (B, C, H, W), and the exact log-likelihood of each (B,), in bits per dimension:

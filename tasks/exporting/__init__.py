@@ -6,7 +6,7 @@ read it as it is. Samples are streamed, so memory holds one synthetic and one ex
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def write_samples(
         if manifest is None:
             manifest = pq.ParquetWriter(folder / "manifest.parquet", rows.schema, compression="zstd")
         manifest.write_table(rows, row_group_size=10_000)
-        images = image_rows(samples.filter(scores["kept"]))
+        images = image_rows(samples.filter(scores["kept"]), image_columns(source.drawn))
         waiting.append(described(images, source.drawn.classes, marks))
         placed += waiting[-1].num_rows
         while placed - written >= params.shard_size or (placed == kept and written < kept):
@@ -127,16 +127,18 @@ def image_name(number: int, of: int) -> str:
     return f"images/train-{number:05d}-of-{of:05d}.parquet"
 
 
-def image_rows(kept: pa.Table) -> pa.Table:
-    """The kept samples as (id, image, label, sha256): what a classifier trains on, and its key."""
-    return pa.table(
-        {
-            "id": kept["id"],
-            "image": kept["image"].cast(IMAGE),
-            "label": kept["label"].cast(pa.int64()),
-            "sha256": kept["sha256"],
-        }
-    )
+def image_columns(drawn: Shards) -> dict[str, str]:
+    """The columns of the exported images and their types; sources and conditions if the samples have any."""
+    columns = {"id": "string", "image": "image", "label": "int64", "sha256": "string"}
+    if drawn.index.get("parents"):
+        columns |= {"source_ids": "string"}
+    return columns | ({"condition": "image"} if drawn.condition else {})
+
+
+def image_rows(kept: pa.Table, columns: Iterable[str]) -> pa.Table:
+    """These columns of the kept samples: what a classifier trains on, its key, and what it was made from."""
+    rows = {name: kept[name] for name in columns} | {"label": kept["label"].cast(pa.int64())}
+    return pa.table(rows)
 
 
 def manifest_rows(

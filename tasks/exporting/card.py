@@ -10,10 +10,10 @@ import jinja2
 import numpy as np
 import yaml
 
-from tasks.exporting import Source
+from tasks.exporting import Source, image_columns
 from tasks.gates import Verdict
 from tasks.params import ExportParams
-from tasks.shards import pixels, png, read_index, read_shard, write_text
+from tasks.shards import Shards, pixels, png, read_index, read_shard, write_text
 
 PREVIEW_COLUMNS = 12
 PREVIEW_CLASSES = 16
@@ -44,7 +44,7 @@ def write_card(
     page = template.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
     text = page.render(
         front=yaml.safe_dump(
-            front_matter(params, counts, source.drawn.classes), sort_keys=False, allow_unicode=True
+            front_matter(params, counts, source.drawn), sort_keys=False, allow_unicode=True
         ),
         name=params.name,
         license=params.license,
@@ -52,6 +52,8 @@ def write_card(
         classes=source.drawn.classes,
         per_class=class_counts(folder, source.drawn.classes),
         shape=source.drawn.shape,
+        columns=[f"`{name}`" for name in image_columns(source.drawn)],
+        asked=asked(source.drawn),
         metrics=metrics,
         rejected={reason: n for reason, n in judged.get("rejected", {}).items() if n},
         gates=[v.words() for v in verdicts],
@@ -69,12 +71,12 @@ def write_card(
     return write_preview(folder, source.drawn.classes)
 
 
-def front_matter(params: ExportParams, counts: dict[str, int], classes: list[str]) -> dict[str, Any]:
+def front_matter(params: ExportParams, counts: dict[str, int], drawn: Shards) -> dict[str, Any]:
     """The card's YAML: the two configs, so that `load_dataset` mixes no manifest with images."""
-    label: Any = (
-        {"class_label": {"names": {str(n): name for n, name in enumerate(classes)}}} if classes else "int64"
-    )
-    columns = {"id": "string", "image": "image", "label": label, "sha256": "string"}
+    columns: dict[str, Any] = dict(image_columns(drawn))
+    classes = drawn.classes
+    if classes:
+        columns["label"] = {"class_label": {"names": {str(n): name for n, name in enumerate(classes)}}}
     size = SIZES[min(max(len(str(counts["kept"])) - 3, 0), len(SIZES) - 1)]
     return {
         "license": params.license,
@@ -88,10 +90,24 @@ def front_matter(params: ExportParams, counts: dict[str, int], classes: list[str
         ],
         "dataset_info": {
             "config_name": "default",
-            "features": [{"name": n, "dtype": t} for n, t in columns.items()],
+            "features": [
+                {"name": n, "list" if n == "source_ids" else "dtype": t} for n, t in columns.items()
+            ],
             "splits": [{"name": "train", "num_examples": counts["kept"]}],
         },
     }  # fmt: skip
+
+
+def asked(drawn: Shards) -> str | None:
+    """What samples were made from, and where the reader finds it; None if they have no sources."""
+    if not (parents := drawn.index.get("parents")):
+        return None
+    many = "a real image" if parents == 1 else f"{parents} real images of one class"
+    line = f"Each was made from {many} of the train split, named in `source_ids`, whose label it has"
+    if not (condition := drawn.condition):
+        return f"{line}."
+    kind = f"a map of {condition['ids']} ids" if condition["ids"] else "an image"
+    return f"{line}; `condition` is what the generator was shown of it, {kind}."
 
 
 def class_counts(folder: Path, classes: list[str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from tasks.fetching.checking import gather
 from tasks.fetching.datasets import named, named_url
 from tasks.fetching.downloading import download
 from tasks.fetching.files import file_names, folder, tarred, zipped
+from tasks.fetching.pairing import TWO_FILES
 from tasks.fetching.remote import is_remote
 from tasks.fetching.source import Source
 from tasks.fetching.tables import parquet
@@ -65,13 +66,23 @@ def look(path: Path, params: IngestParams) -> Source:
 
     Raises UserError if it is of no kind that is read, corrupt, or holds no images.
     """
+    source = _listed(path, params)
+    if params.pairs in TWO_FILES and not source.paired:
+        raise UserError(
+            f"ingest.source: {path}: of {source.description} no files can be paired "
+            f"(ingest.pairs: {params.pairs}). Give a folder or a zip archive, or set it to null."
+        )
+    return source
+
+
+def _listed(path: Path, params: IngestParams) -> Source:
     most = max_bytes(params)
     suffix = path.suffix.lower()
     if path.is_dir():
         names = file_names(path)
         suffixes = {os.path.splitext(name)[1].lower() for name in names}  # noqa: PTH122
         tables = ".parquet" in suffixes and SUFFIXES.isdisjoint(suffixes)
-        return parquet(path, params.allow_synthetic) if tables else folder(path, names, most)
+        return parquet(path, params.allow_synthetic) if tables else folder(path, names, most, params.pairs)
     if suffix in (".yaml", ".yml"):
         return named(path)
     with open(path, "rb") as file:
@@ -79,7 +90,7 @@ def look(path: Path, params: IngestParams) -> Source:
     if magic == b"PAR1" or suffix == ".parquet":
         return parquet(path, params.allow_synthetic)
     if magic in (b"PK\x03\x04", b"PK\x05\x06") or suffix == ".zip":
-        return zipped(path, most)
+        return zipped(path, most, params.pairs)
     if suffix in (".tar", ".tgz", ".gz", ".xz", ".bz2") or tarfile.is_tarfile(path):
         return tarred(path, most)
     raise UserError(

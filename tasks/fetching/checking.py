@@ -1,16 +1,18 @@
 """Every image is decoded once before it is kept: broken, foreign, oversized and double ones are named."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from PIL import UnidentifiedImageError
 
 from tasks.errors import UserError
+from tasks.fetching.pairing import differ
 from tasks.fetching.source import Item, Reject, Source
 from tasks.opening import open_image
 from tasks.params import IngestParams
@@ -32,34 +34,51 @@ class Kept:
     shard: int
 
 
-def verify(job: tuple[list[Item], int]) -> list[tuple[str, bytes] | Reject]:
-    """Decode a batch fully: (sha256, the original bytes) or a Reject for each. Never raises."""
+class Good(NamedTuple):
+    """An image that was decoded whole: its sha256, its bytes, and those of its partner, if it has one."""
+
+    sha256: str
+    data: bytes
+    partner: bytes | None = None
+
+
+def verify(job: tuple[list[Item], int]) -> list[Good | Reject]:
+    """Decode a batch fully: what is good of it, or a Reject, for each. Never raises."""
     items, max_pixels = job
     return [_verify(item, max_pixels) for item in items]
 
 
-def _verify(item: Item, max_pixels: int) -> tuple[str, bytes] | Reject:
+def _verify(item: Item, max_pixels: int) -> Good | Reject:
     digest = None
     try:
-        if isinstance(item.data, Exception):
-            raise item.data
-        data = item.data.read_bytes() if isinstance(item.data, Path) else item.data
+        data = _bytes(item.data)
         digest = hashlib.sha256(data).hexdigest()
-        if not data:
+        partner = None if item.partner is None else _bytes(item.partner)
+        if not data or partner == b"":
             return Reject(item.source, "empty", "0 bytes", digest)
-        with open_image(data) as image:
+        with open_image(data) as image, open_image(data if partner is None else partner) as other:
             width, height = image.size
-            if width * height > max_pixels:
+            if max(width * height, math.prod(other.size)) > max_pixels:
                 detail = f"{width} x {height} pixels, more than ingest.max_pixels"
                 return Reject(item.source, "too_large", detail, digest)
+            if apart := differ(image, other):
+                return Reject(item.source, "unlike_sizes", apart, digest)
             image.load()
-        return digest, data
+            if partner is not None:
+                other.load()
+        return Good(digest, data, partner)
     except UnidentifiedImageError:
         return Reject(item.source, "foreign", "none of the image formats that are read", digest)
     # Pillow's decoders raise SyntaxError, ValueError, struct.error, IndexError and more on bad bytes.
     except Exception as error:
         said = " ".join(str(error).split())[:120]
         return Reject(item.source, "broken", f"{type(error).__name__}: {said}", digest)
+
+
+def _bytes(data: bytes | Path | Exception) -> bytes:
+    if isinstance(data, Exception):
+        raise data
+    return data.read_bytes() if isinstance(data, Path) else data
 
 
 def gather(source: Source, folder: Path, params: IngestParams, workers: int | None = None) -> dict[str, Any]:
@@ -73,7 +92,7 @@ def gather(source: Source, folder: Path, params: IngestParams, workers: int | No
     with Progress("ingest", source.total) as progress:
         for number, (items, results) in enumerate(_shards(source, params, workers, rejects, progress)):
             write_shard(folder / shard_name(number), _table(items, results))
-            kept += [Kept(_light(i), sha, number) for i, (sha, _) in zip(items, results, strict=True)]
+            kept += [Kept(_light(i), good.sha256, number) for i, good in zip(items, results, strict=True)]
     _refuse(params, kept, rejects)
     doubles = settle(kept)
     _drop(folder, kept, doubles)
@@ -82,7 +101,8 @@ def gather(source: Source, folder: Path, params: IngestParams, workers: int | No
     write_shard(folder / "rejects.parquet", pa.Table.from_pylist([vars(r) for r in rejects], REJECTS))
     left = [k for n, k in enumerate(kept) if n not in doubles]
     _refuse_empty(source, left, rejects)
-    return {
+    pairs = {"pairs": params.pairs} if params.pairs else {}
+    return pairs | {
         "classes": source.classes,
         "synthetic": False,
         "source": source.description,
@@ -111,9 +131,6 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-Good = tuple[str, bytes]
-
-
 def _shards(
     source: Source, params: IngestParams, workers: int | None, rejects: list[Reject], progress: Progress
 ) -> Iterator[tuple[list[Item], list[Good]]]:
@@ -133,24 +150,29 @@ def _shards(
             if isinstance(result, Reject):
                 rejects.append(result)
                 continue
-            if items and (len(items) == params.shard_size or size + len(result[1]) > SHARD_BYTES):
+            if items and (
+                len(items) == params.shard_size
+                or size + len(result.data) + len(result.partner or b"") > SHARD_BYTES
+            ):
                 yield items, good
                 items, good, size = [], [], 0
             items.append(item)
             good.append(result)
-            size += len(result[1])
+            size += len(result.data) + len(result.partner or b"")
         progress.add(len(results))
     if items:
         yield items, good
 
 
 def _table(items: list[Item], results: list[Good]) -> pa.Table:
+    names = [PurePosixPath(item.source).name for item in items]
     return sample_table(
         len(items),
-        id=[sha[:16] for sha, _ in results],
-        image=image_column([data for _, data in results], [PurePosixPath(i.source).name for i in items]),
+        id=[good.sha256[:16] for good in results],
+        image=image_column([good.data for good in results], names),
+        condition=image_column([good.partner for good in results], names),
         label=[i.label for i in items],
-        sha256=[sha for sha, _ in results],
+        sha256=[good.sha256 for good in results],
         source=[i.source for i in items],
         split=[i.split for i in items],
     )

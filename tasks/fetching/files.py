@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import UserError
+from tasks.fetching.pairing import TWO_FILES, match, refuse_none, unpaired
 from tasks.fetching.source import Item, Reject, Source, arrange, in_order
 from tasks.opening import FOREIGN, SUFFIXES
 
@@ -36,11 +37,13 @@ class Found:
     wrong: Reject | None = None
 
 
-def folder(root: Path, names: list[str], max_bytes: int) -> Source:
+def folder(root: Path, names: list[str], max_bytes: int, pairs: str | None = None) -> Source:
     """List a folder of class folders by its `file_names`. Raises UserError if it holds no images."""
     found = list(_walk(root, names))
     ours = {f.path: root / name for f, name in found}
-    return _source("folder of images", root, [f for f, _ in found], max_bytes, lambda f: ours[f.path])
+    return _source(
+        "folder of images", root, [f for f, _ in found], max_bytes, lambda f: ours[f.path], pairs=pairs
+    )
 
 
 def file_names(root: Path) -> list[str]:
@@ -75,7 +78,7 @@ def _walk(root: Path, names: list[str]) -> Iterator[tuple[Found, str]]:
             yield Found(text, status.st_size), name
 
 
-def zipped(path: Path, max_bytes: int) -> Source:
+def zipped(path: Path, max_bytes: int, pairs: str | None = None) -> Source:
     """List a zip archive. Raises UserError if it is corrupt, locked, or holds paths that lead out of it."""
     try:
         archive = zipfile.ZipFile(path)
@@ -104,7 +107,7 @@ def zipped(path: Path, max_bytes: int) -> Source:
             return error
 
     listed = [members[name][0] for name in sorted(members)]
-    return _source("zip archive", path, listed, max_bytes, read)
+    return _source("zip archive", path, listed, max_bytes, read, pairs=pairs)
 
 
 def tarred(path: Path, max_bytes: int) -> Source:
@@ -157,12 +160,14 @@ def _source(
     max_bytes: int,
     read: Callable[[Found], bytes | Path | Exception] | None = None,
     walk: Callable[[], Iterator[Callable[[], bytes]]] | None = None,
+    pairs: str | None = None,
 ) -> Source:
-    """Sort files into images, rejects and others, and give each image its class and split.
+    """Sort files into images, rejects and others, and give each image its class, split and partner.
 
     `read` gets one file; where files can only be read in turn, `walk` gives a reader for each.
     """
-    rejects, images, ignored = [], [], 0
+    rejects: list[Reject] = []
+    images, ignored = [], 0
     for n, file in enumerate(found):
         suffix = posixpath.splitext(file.path)[1].lower()
         hidden = file.path.startswith((".", "__MACOSX/")) or "/." in file.path or "/__MACOSX/" in file.path
@@ -176,16 +181,26 @@ def _source(
             f"ingest.source: {root}: holds no images; found {others}.\n"
             "Expected class folders with .jpg, .png, .webp, .bmp, .gif, .tif or .ppm files, or Parquet files."
         )
-    places = arrange([file.path for _, file, _ in images])
+    partner: dict[int, Found] = {}
+    if pairs in TWO_FILES:
+        paths = [file.path for _, file, _ in images]
+        found_pairs, alone = match(paths, pairs)
+        if not found_pairs:
+            raise refuse_none(root, paths, pairs)
+        rejects += alone.values()
+        partner = {images[n][0]: images[m][1] for n, m in found_pairs.items()}
+        images = [images[n] for n in sorted(found_pairs)]
+    places = arrange([unpaired(file.path, pairs) for _, file, _ in images])
     classes = in_order(p.name for p in places if p.name is not None)
     labels = {name: label for label, name in enumerate(classes)}
     wanted: dict[int, tuple[Found, str, int | None, str | None]] = {}
     for (n, file, suffix), place in zip(images, places, strict=True):
-        if file.wrong:
-            rejects.append(Reject(place.source, file.wrong.reason, file.wrong.detail))
+        other = partner.get(n)
+        if wrong := file.wrong or (other and other.wrong):
+            rejects.append(Reject(place.source, wrong.reason, wrong.detail))
         elif suffix in FOREIGN:
             rejects.append(Reject(place.source, "foreign", f"{suffix} is not read"))
-        elif file.size > max_bytes:
+        elif max(file.size, other.size if other else 0) > max_bytes:
             detail = f"{file.size:,} bytes, more than ingest.max_pixels can need"
             rejects.append(Reject(place.source, "too_large", detail))
         elif place.name is None and classes:
@@ -202,6 +217,8 @@ def _source(
             ours = ((n, read(file)) for n, (file, *_) in wanted.items())
         for n, data in ours:
             file, source, label, split = wanted[n]
-            yield Item(source, data, file.size, label, split)
+            beside = read(partner[n]) if read is not None and n in partner else None
+            size = file.size + (partner[n].size if n in partner else 0)
+            yield Item(source, data, size, label, split, beside)
 
-    return Source(description, classes, len(wanted), items, rejects, ignored)
+    return Source(description, classes, len(wanted), items, rejects, ignored, pairs in TWO_FILES)

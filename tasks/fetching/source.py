@@ -21,13 +21,17 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a source. `data` is its bytes, the file to read them from, or why there are none."""
+    """One image of a source. `data` is its bytes, the file to read them from, or why there are none.
+
+    `partner`: the same of the image that comes with it as its condition; None if none does.
+    """
 
     source: str
     data: bytes | Path | Exception
     size: int
     label: int | None
     split: str | None
+    partner: bytes | Path | Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Source:
-    """A source that has been listed, but not read."""
+    """A source that has been listed, but not read; `paired`: whether it was asked for pairs of files."""
 
     description: str
     classes: list[str]
@@ -50,6 +54,7 @@ class Source:
     items: Callable[[], Iterator[Item]]
     rejects: list[Reject] = field(default_factory=list)
     ignored: int = 0
+    paired: bool = False
 
 
 @dataclass(frozen=True)

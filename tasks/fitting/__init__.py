@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from tasks.children import unbroken
 from tasks.device import Device
 from tasks.errors import UserError
+from tasks.fitting.drawing import Draws
 from tasks.fitting.together import alone, launch
 from tasks.fitting.training import Training, resume
 from tasks.judging import Reference
@@ -37,12 +37,14 @@ HEALTHY = "healthy.safetensors"
 SLOWER = 1 / 3  # what a rollback multiplies the learning rate by
 GRID_COLUMNS = 10
 GRID_ROWS = 8
+FIDELITY = ("psnr", "ssim", "perceptual_distance")
 EXAMINED = 240  # samples of a draw that the judge sees
 
 
 def fit(
     folder: Path,
     real: Path,
+    calibrate: Path,
     reference: Path,
     params: TrainParams,
     block: Mapping[str, Any],
@@ -50,7 +52,8 @@ def fit(
 ) -> Path:
     """Train `params.family` on the shards `real` until `params.images` or `params.minutes`, into `folder`.
 
-    Goes on from `folder` if a state lies there. Writes the averaged weights of the best state
+    Goes on from `folder` if a state lies there. Its draws on the way are made from the sources in
+    `calibrate` if the family is asked with images. Writes the averaged weights of the best state
     (safetensors), their facts (JSON), curves of loss and health (CSV, images on their first column) and
     sample grids (PNG). A training that turns ill goes back to its last healthy draw, slower.
     Raises UserError if the family can't make such images, or if going back did not help.
@@ -58,19 +61,20 @@ def fit(
     if (folder / CHECKPOINT).is_file() and not any((folder / n).exists() for n in (STATE, HEALTHY)):
         return folder  # it was done, and stopped before it was sealed
     if device.processes == 1:
-        return _fit(alone(device), folder, real, reference, params, block, device)
+        return _fit(alone(device), folder, real, calibrate, reference, params, block, device)
     if params.minutes is not None:
         raise UserError(
             "params.yaml: train.minutes: processes have no clock in common. Set it to null, "
             "or machine.devices to 1."
         )
-    return launch(_fit, device, folder, real, reference, params, block, device)
+    return launch(_fit, device, folder, real, calibrate, reference, params, block, device)
 
 
 def _fit(
     fabric: Fabric,
     folder: Path,
     real: Path,
+    calibrate: Path,
     reference: Path,
     params: TrainParams,
     block: Mapping[str, Any],
@@ -83,17 +87,17 @@ def _fit(
     if not resumed:
         training.save(folder / HEALTHY)
     (folder / "grids").mkdir(exist_ok=True)
-    examiner = Examiner(Reference(reference), device)
+    examiner, draws = Examiner(Reference(reference), device), planned(training, calibrate)
     with Progress("train", params.images, training.images) as progress:
         try:
-            run(folder, training, examiner, progress)
+            run(folder, training, draws, examiner, progress)
         except KeyboardInterrupt:
             training.save(folder / STATE)
             raise
     return write_checkpoint(folder, training) if training.writes else folder
 
 
-def run(folder: Path, training: Training, examiner: Examiner, progress: Progress) -> None:
+def run(folder: Path, training: Training, draws: Draws, examiner: Examiner, progress: Progress) -> None:
     """Train to the end of the budget, with the best state in MODEL; raises UserError if it stays ill."""
     params, watchdog = training.params, watch(training)
     while training.family.TRAINS:
@@ -101,7 +105,7 @@ def run(folder: Path, training: Training, examiner: Examiner, progress: Progress
         examined = training.health[-1]["images"] if training.health else -1
         due = training.images // params.grid_every > max(examined, 0) // params.grid_every
         if due or (over and training.images > examined):
-            finding = examine_once(folder, training, watchdog, examiner)
+            finding = examine_once(folder, training, watchdog, draws, examiner)
         if over and not finding:
             return
         with unbroken():  # a stop in the middle of a step would leave a state that no step ends in
@@ -124,9 +128,19 @@ def watch(training: Training) -> Watchdog:
     return Watchdog(training.family.ALARMS, training.watch, getattr(training.family, "settled", 0.0))
 
 
-def examine_once(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:
+def planned(training: Training, calibrate: Path) -> Draws:
+    """What each draw of a training shows: a grid of GRID_COLUMNS classes side by side, and some more."""
+    count, classes = GRID_ROWS * GRID_COLUMNS, training.spec.classes
+    grid_y_N = np.arange(count) % GRID_COLUMNS % max(classes, 1)
+    y_N = np.concatenate([grid_y_N, np.arange(EXAMINED - count) % max(classes, 1)])
+    return Draws(training.family, y_N if classes else None, EXAMINED, calibrate)
+
+
+def examine_once(
+    folder: Path, training: Training, watchdog: Watchdog, draws: Draws, examiner: Examiner
+) -> Finding | None:
     """Examine in the process that writes, and tell the others what was found."""
-    finding = examine(folder, training, watchdog, examiner) if training.writes else None
+    finding = examine(folder, training, watchdog, draws, examiner) if training.writes else None
     if training.fabric.world_size > 1:
         told = (finding, training.health, training.watch)
         finding, training.health, remembered = training.fabric.broadcast(told)
@@ -134,40 +148,30 @@ def examine_once(folder: Path, training: Training, watchdog: Watchdog, examiner:
     return finding
 
 
-def examine(folder: Path, training: Training, watchdog: Watchdog, examiner: Examiner) -> Finding | None:
+def examine(
+    folder: Path, training: Training, watchdog: Watchdog, draws: Draws, examiner: Examiner
+) -> Finding | None:
     """Draw at fixed seeds, show the draw as a grid, have it judged; keep the state if it is the best.
 
     Returns what is wrong with the draw, or None; then the state is one to go back to.
     """
     if not training.is_finite():  # the next step would find it, but no such state may be kept
         return Finding("the weights became no numbers")
-    family, classes = training.averaged(), training.spec.classes
-    count = GRID_ROWS * GRID_COLUMNS
-    grid_y_N = np.arange(count) % GRID_COLUMNS % max(classes, 1)
-    y_N = np.concatenate([grid_y_N, np.arange(EXAMINED - count) % max(classes, 1)])
-    x_NCHW = draw(family, y_N if classes else None, count, training.device)
+    family, count = training.averaged(), GRID_ROWS * GRID_COLUMNS
+    x_NCHW = draws.draw(family, count, training.device)
     with whole(folder / "grids" / f"{training.images:09d}.png") as file:
         file.write(png(tile(x_NCHW[:count], GRID_COLUMNS)))
-    found = examiner.examine(x_NCHW, y_N if classes else None)
+    found = examiner.examine(x_NCHW, draws.y_N)
     with unbroken():
         if finding := watchdog.draw(found, training.progress):
             return finding
         if watchdog.is_best(found["score"], training.images):
             keep(folder, family)
+        found |= draws.fidelity(family, x_NCHW, training.device)
         # Only now, since what stands in `health` is not examined again: an interrupted draw must be.
         training.health.append({"images": training.images, **found})
         training.save(folder / HEALTHY)
     return None
-
-
-def draw(family: Any, y_N: np.ndarray | None, batch: int, device: Device) -> np.ndarray:
-    """EXAMINED samples (N, C, H, W) uint8 at fixed seeds, in batches."""
-    drawn = []
-    for start in range(0, EXAMINED, batch):
-        y_B = None if y_N is None else torch.from_numpy(y_N[start : start + batch]).to(device.kind)
-        with torch.inference_mode(), device.autocast():
-            drawn.append(family.sample(y_B, list(range(start, start + batch)))[0].cpu().numpy())
-    return np.concatenate(drawn)
 
 
 def keep(folder: Path, family: Any) -> None:
@@ -222,6 +226,10 @@ def write_checkpoint(folder: Path, training: Training) -> Path:
         "train": training.params.model_dump(mode="json"),
         "environment": training.device.facts,
     }
+    if condition := training.real.shards.condition:
+        facts["condition"] = condition
+    if measured := held_out(training, best):
+        facts["held_out"] = measured
     for grid in (folder / "grids").iterdir():
         if int(grid.stem) not in {row["images"] for row in training.health}:
             grid.unlink()  # of a draw that was found ill
@@ -231,6 +239,12 @@ def write_checkpoint(folder: Path, training: Training) -> Path:
     (folder / STATE).unlink(missing_ok=True)
     (folder / HEALTHY).unlink(missing_ok=True)
     return folder
+
+
+def held_out(training: Training, best: int) -> dict[str, float]:
+    """What the best state's answers to held-out pairs measured; nothing of a family that is not paired."""
+    row: dict[str, Any] = next((row for row in training.health if row["images"] == best), {})
+    return {name: row[name] for name in FIDELITY if name in row}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from models.ema import EMA
-from models.families import Batch, Spec, load
+from models.families import Batch, load
+from tasks.batches import Pool, order
 from tasks.device import Device
 from tasks.errors import UserError
 from tasks.fitting.together import Rows, alone
 from tasks.params import TrainParams
 from tasks.reading import parse
-from tasks.shards import Shards, whole
+from tasks.shards import whole
 
 log = logging.getLogger("mintage.train")
 CURVE_POINTS = 200
@@ -42,12 +42,10 @@ class Training:
         device: Device,
         fabric: Fabric | None = None,
     ) -> None:
-        shards = Shards.open(real)
-        self.params, self.device, self.block, self.classes = params, device, dict(block), shards.classes
-        self.spec = Spec(*shards.shape, classes=len(shards.classes))
-        self.x_NCHW = torch.from_numpy(shards.pixels())
-        self.y_N = torch.from_numpy(shards.labels()) if shards.classes else None
-        if not len(self.x_NCHW):
+        self.params, self.device, self.block = params, device, dict(block)
+        self.real = Pool.open(real)
+        self.spec, self.classes = self.real.spec, self.real.shards.classes
+        if not len(self.real):
             raise UserError(f"{real}: no image to train on. Give ingest.source more images.")
         self.fabric = fabric or alone(device)
         torch.manual_seed(params.seed)
@@ -112,7 +110,7 @@ class Training:
     def step(self) -> dict[str, float]:
         """Update once on the next batch."""
         number = self.images // self.batch_size
-        rows = order(self.params.seed, self.images, self.batch_size, len(self.x_NCHW))
+        rows = order(self.params.seed, self.images, self.batch_size, len(self.real))
         torch.manual_seed((self.params.seed * 1_000_003 + number) % 2**32)
         if self.fabric.world_size == 1:
             metrics = self.family.step(self.batch(rows), self.progress)
@@ -139,9 +137,7 @@ class Training:
 
     def batch(self, rows: np.ndarray) -> Batch:
         """The images of these rows, float32 in [-1, 1], on the device."""
-        chosen = torch.from_numpy(rows)
-        x_BCHW = self.device.scaled(self.x_NCHW[chosen], self.device.training_format)
-        return Batch(x_BCHW, None if self.y_N is None else self.y_N[chosen].to(self.device.kind))
+        return self.real.batch(rows, self.device, self.device.training_format)
 
     def record(self, metrics: dict[str, float]) -> None:
         """Add the mean of the recent steps to the curve, CURVE_POINTS times a training or a little more."""
@@ -163,8 +159,8 @@ class Training:
 
     def passes(self) -> Iterator[Batch]:
         """The training images once more, in order, for the family's `finish`."""
-        for start in range(0, len(self.x_NCHW), self.batch_size):
-            yield self.batch(np.arange(start, min(start + self.batch_size, len(self.x_NCHW))))
+        for start in range(0, len(self.real), self.batch_size):
+            yield self.batch(np.arange(start, min(start + self.batch_size, len(self.real))))
 
     def save(self, path: Path) -> None:
         """Write all that a resumed training needs, in the process that writes."""
@@ -233,22 +229,6 @@ def resume(training: Training, paths: list[Path]) -> bool:
     if training.images:
         log.info("going on from %s images", f"{training.images:,}")
     return True
-
-
-def order(seed: int, start: int, count: int, total: int) -> np.ndarray:
-    """Row numbers of images `start` to `start + count` of the training: each epoch permutes all rows."""
-    rows: list[np.ndarray] = []
-    while count:
-        epoch, offset = divmod(start, total)
-        rows.append(_epoch(seed, epoch, total)[offset : offset + count])
-        start += len(rows[-1])
-        count -= len(rows[-1])
-    return np.concatenate(rows)
-
-
-@lru_cache(maxsize=2)
-def _epoch(seed: int, epoch: int, total: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(total)
 
 
 _FACTS = ("images", "curve", "recent", "rollbacks", "health", "watch")

@@ -14,7 +14,7 @@ from tasks.probing.ratio import recommendation
 from tasks.probing.trials import Outcome, Splits, why_not
 
 SET_MEASURES = ("samples", "kept", "kept_ratio", "before", "after", "scale")
-SOME_SET_MEASURES = ("interval", "shortage", "set_notes", "extractors")
+SOME_SET_MEASURES = ("interval", "shortage", "set_notes", "extractors", "to_source")
 
 
 def summarise(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str, Any]:

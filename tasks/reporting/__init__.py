@@ -21,10 +21,19 @@ COMPARED = ("real", "synthetic")
 HEALTH = {"score": "real images covered", "variety": "variety of the least varied class"}
 
 
-def metrics(params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def metrics(
+    params: EvaluateParams, splits: Splits, outcomes: Sequence[Outcome], checkpoint: Path
+) -> dict[str, Any]:
     """The numbers of metrics.json, and its headline: what they say of the synthetic images, in sentences."""
     numbers = summarise(params, splits, outcomes)
+    if held_out := facts_of(checkpoint).get("held_out"):
+        numbers["held_out"] = held_out
     return {**numbers, "headline": words.headline(numbers)}
+
+
+def facts_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
 
 
 def table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,8 +98,7 @@ def write_page(
     inputs: Mapping[str, Path],
 ) -> Path:
     """Write report.html. `inputs` are evaluate's sealed inputs by name; scores and checkpoint are shown."""
-    facts = json.loads((inputs["checkpoint"] / "checkpoint.json").read_text(encoding="utf-8"))
-    index = read_index(inputs["synthetic"])
+    facts, index = facts_of(inputs["checkpoint"]), read_index(inputs["synthetic"])
     probes = probe_curves(outcomes)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -115,6 +123,8 @@ def write_page(
         per_class=charts.classes(metrics["accuracy"]),
         confusion=confusion(splits, outcomes),
         rows=pictures.side_by_side(splits),
+        made=pictures.made_from(splits, inputs["synthetic"]),
+        fidelity=tables.fidelity(metrics),
         gallery=gallery.collect(splits, inputs["synthetic"], inputs["scores"]),
         rejected=pictures.rejected(splits, inputs["scores"]),
         shortage=tables.shortage(splits.measures),

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tasks.conditions import shown as shown_condition
 from tasks.probing import Images, Splits
 from tasks.reporting.words import percent
-from tasks.shards import Shards, png
+from tasks.shards import Shards, pixels, png
 
 SIDE = 64
 EACH = 8
 CLASSES = 24
+MADE = 3  # samples of each class that are shown beside their sources
 REJECTED = 12
 GRIDS = 6
 # Of a sample dropped for this reason, which images hold its like, and which scores name it, the best first.
@@ -67,6 +70,33 @@ def side_by_side(splits: Splits) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def made_from(splits: Splits, synthetic: Path) -> list[dict[str, Any]]:
+    """Of samples that have sources, the first kept ones of each class beside what they were made from."""
+    drawn = Shards.open(synthetic)
+    if not drawn.index.get("parents"):
+        return []
+    groups = [splits.kept & (splits.synthetic.y == label) for label in range(len(splits.classes[:CLASSES]))]
+    rows = [row for of_class in groups or [splits.kept] for row in np.flatnonzero(of_class)[:MADE].tolist()]
+    table = drawn.table(["source_ids", "condition"]).take(pa.array(rows))
+    row_of = {name: n for n, name in enumerate(splits.train.ids)}
+    conditions = pixels(table["condition"]) if drawn.condition and rows else [None] * len(rows)
+    found = []
+    for row, sources, condition in zip(rows, table["source_ids"].to_pylist(), conditions, strict=False):
+        label = int(splits.synthetic.y[row])
+        asked = None
+        if condition is not None and drawn.condition:
+            asked = thumb(shown_condition(condition, drawn.condition["ids"]))
+        found.append(
+            {
+                "name": splits.classes[label] if splits.classes and label >= 0 else "",
+                "sources": [thumb(splits.train.x[row_of[name]]) for name in sources],
+                "condition": asked,
+                "result": thumb(splits.synthetic.x[row]),
+            }
+        )
+    return found
 
 
 def rejected(splits: Splits, scores: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ SIDES = ("before", "after", "scale")
 HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "class_balance")
 LOWER = ("frechet_distance", "kernel_distance", "duplicate_rate", "memorised_rate")
 SHORTAGES = 8
+PAIRS = {"psnr": "PSNR in decibels", "ssim": "SSIM", "perceptual_distance": "perceptual distance"}
 
 
 def measures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -49,6 +50,17 @@ def span(found: Any) -> str:
     """An interval as `low to high` in three digits, nothing if there is none."""
     ends = interval(found)
     return f"{told(ends[0], 3)} to {told(ends[1], 3)}" if ends else ""
+
+
+def fidelity(found: Mapping[str, Any]) -> list[str]:
+    """What was measured of pairs, in words: on held-out pairs, and of samples and their sources."""
+    lines = []
+    for key, start in (("held_out", "Held-out images and the family's answer to them"),
+                       ("to_source", "All samples and their nearest source")):  # fmt: skip
+        parts = [f"{PAIRS[name]} {told(value)}" for name, value in (found.get(key) or {}).items()]
+        if parts:
+            lines.append(f"{start}, on average: {', '.join(parts)}.")
+    return lines
 
 
 def per_class(found: Mapping[str, Any]) -> dict[str, Any] | None:

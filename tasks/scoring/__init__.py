@@ -15,6 +15,8 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load_file, save
 
+from models import features
+from models.fidelity import fidelity
 from models.likeness import sketch
 from tasks.device import Device
 from tasks.judging import Reference, measure
@@ -26,7 +28,8 @@ from tasks.scoring.measured import Thumbs, column
 from tasks.scoring.sets import summary
 from tasks.shards import Shards, pixels, read_shard, whole, write_shard, write_text
 
-NUMBERS = (*MEASURES, "sibling_distance", "sibling_residual", "family_score")
+TO_SOURCE = {"source_ssim": "ssim", "source_perceptual_distance": "perceptual_distance"}
+NUMBERS = (*MEASURES, "sibling_distance", "sibling_residual", *TO_SOURCE, "family_score")
 SCORES = pa.schema(
     [
         ("id", pa.string()),
@@ -53,11 +56,12 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
     judge, facts, originals = _judge(
         reference.resolve(), train, (reference / "index.json").read_bytes(), device
     )
-    rows = read_shard(shard, ["image", "label"])
+    rows = read_shard(shard, ["image", "label", "source_ids"])
+    sources_NP = originals.rows(rows["source_ids"])
     x_NCHW, labels_N = pixels(rows["image"]), rows["label"].fill_null(-1).to_numpy().astype(np.int64)
     said = measure(judge, x_NCHW, device, facts)
     drawn, digests = sketch(torch.from_numpy(x_NCHW)), pixel_digests(x_NCHW)
-    found = originals.columns(said, x_NCHW, labels_N, drawn) | {
+    found = originals.columns(said, x_NCHW, labels_N, drawn, sources_NP) | {
         "features": said.features_ND,
         "thumbs": drawn.thumbs_NCHW.numpy(),
         "signatures": drawn.signatures_NF.numpy(),
@@ -67,10 +71,26 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
     }
     if said.probabilities_NK is not None:
         found["probabilities"] = said.probabilities_NK
+    if sources_NP is not None:
+        found |= to_source(
+            x_NCHW, _pixels(train.resolve(), (train / "index.json").read_bytes())[sources_NP], device
+        )
     path = folder / MEASURED.format(int(shard.stem.removeprefix("shard-")))
     with whole(path) as file:
         file.write(save({name: np.ascontiguousarray(values) for name, values in found.items()}))
     return path
+
+
+def to_source(x_NCHW: np.ndarray, sources_NPCHW: np.ndarray, device: Device) -> dict[str, np.ndarray]:
+    """How like its nearest source each image is, (N,) float32 a measure; those that can be taken here."""
+    x = torch.from_numpy(x_NCHW)
+    parts = [fidelity(x, torch.from_numpy(s_NCHW), device.kind) for s_NCHW in sources_NPCHW.swapaxes(0, 1)]
+    found = {}
+    for name, kind in TO_SOURCE.items():
+        if kind in parts[0]:
+            each_PN = torch.stack([part[kind] for part in parts])
+            found[name] = (each_PN.amax(0) if kind == "ssim" else each_PN.amin(0)).numpy()
+    return found
 
 
 def judge_rows(
@@ -110,6 +130,8 @@ def judge_rows(
     metrics = summary(
         samples, real, paths, (reasons, against_NR), (told["duplicate"], copies_N), rates, device
     )
+    if "to_source" in metrics and (lacking := features.missing()):
+        log.warning("perceptual distances to sources are not measured: %s", lacking)
     for path in paths:
         path.unlink()
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
@@ -185,6 +207,11 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks().cast(kind)
     return pa.array(values, kind)
+
+
+@lru_cache(maxsize=1)
+def _pixels(train: Path, index: bytes) -> np.ndarray:
+    return Shards.open(train).pixels()
 
 
 @lru_cache(maxsize=1)

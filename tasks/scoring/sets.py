@@ -39,7 +39,9 @@ def summary(
     before = compare(whole, held_out, classes)
     after = compare(whole.take(torch.from_numpy(kept_N)), held_out, classes)
     scale = real_scale(real, rates)
-    return {
+    to_source = {name: column(paths, f"source_{name}") for name in ("ssim", "perceptual_distance")}
+    likeness = {n: round(float(v.mean()), 6) for n, v in to_source.items() if v is not None}
+    return ({"to_source": likeness} if likeness else {}) | {
         "samples": len(kept_N),
         "kept": int(kept_N.sum()),
         "kept_ratio": round(float(kept_N.mean()), 6),

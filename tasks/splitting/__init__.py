@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tasks.conditions import described
 from tasks.errors import UserError
 from tasks.imaging import Spool
 from tasks.params import PreprocessParams
@@ -215,6 +216,8 @@ def split(prepared: Path, out: Path, raw: Path, params: PreprocessParams) -> dic
         "size": params.size,
         "synthetic": index["synthetic"],
     }
+    if condition := described(params):
+        facts["condition"] = condition
     counts = {}
     for name, chosen in dealt.items():
         found = Counter(decision.labels[row] for row in chosen)
@@ -252,14 +255,16 @@ def _write(folder: Path, spool: Spool, rows: list[int], split: str, shard_size: 
 
 
 def _write_shard(path: Path, spool: Spool, rows: list[int], split: str) -> None:
-    encoded = [spool.png(row) for row in rows]
+    encoded, conditions = [spool.png(row) for row in rows], [spool.condition(row) for row in rows]
     facts = spool.rows.select(["id", "label", "source"]).take(rows)
+    names = [f"{name}.png" for name in facts["id"].to_pylist()]
     write_shard(
         path,
         sample_table(
             len(rows),
             id=facts["id"].combine_chunks(),
-            image=image_column(encoded, [f"{name}.png" for name in facts["id"].to_pylist()]),
+            image=image_column(encoded, names),
+            condition=image_column(conditions, names),
             label=facts["label"].combine_chunks(),
             sha256=[hashlib.sha256(data).hexdigest() for data in encoded],
             source=facts["source"].combine_chunks(),

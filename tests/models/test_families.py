@@ -19,13 +19,18 @@ def name(request):
 def make(name, size=8, channels=1, classes=10, seed=0):
     torch.manual_seed(seed)
     module = families.load(name)
-    return module.build(module.Config(), Spec(channels, size, size, classes))
+    return module.build(module.Config(), Spec(channels, size, size, classes, condition=1))
 
 
 def batch_for(family, count=4):
     spec = family.spec
     x_BCHW = torch.rand(count, spec.channels, spec.height, spec.width) * 2 - 1
-    return Batch(x_BCHW, torch.arange(count) % spec.classes if spec.classes else None)
+    return Batch(x_BCHW, torch.arange(count) % spec.classes if spec.classes else None, sketch(x_BCHW))
+
+
+def sketch(x_BCHW):
+    """A condition of images, with one channel."""
+    return x_BCHW.mean(1, keepdim=True).sign()
 
 
 def trained(family, steps=3):
@@ -36,16 +41,30 @@ def trained(family, steps=3):
     return family
 
 
-def draw(family, seeds, labels=None):
+def draw(family, seeds, labels=None, known=None):
+    """Ask a family with labels, or with sources that the seeds decide: of `known` images, or smooth ones."""
     spec = family.spec
     y_B = torch.tensor(labels or [s % spec.classes for s in seeds]) if spec.classes else None
-    sources = torch.zeros(len(seeds), spec.channels, spec.height, spec.width)
-    return family.sample(y_B, seeds, sources if family.condition == "image" else None)
+    if family.condition == "label":
+        return family.sample(y_B, seeds)
+    sources = []
+    for parent in range(family.PARENTS):
+        rolled = torch.Generator().manual_seed(parent)
+        smooth = torch.rand(64, spec.channels, 2, 2, generator=rolled) * 2 - 1
+        smooth = torch.nn.functional.interpolate(smooth, (spec.height, spec.width), mode="bilinear")
+        given = smooth if known is None else known
+        x_BCHW = given[[(seed + parent) % len(given) for seed in seeds]]
+        sources.append(Batch(x_BCHW, y_B, sketch(x_BCHW)))
+    return family.sample(y_B, seeds, sources)
 
 
 def test_a_family_declares_what_the_loop_asks_for(name):
     family = make(name)
     assert family.condition in ("label", "image")
+    assert isinstance(family, families.class_of(name))
+    if family.condition == "image":
+        assert family.PARENTS >= 1
+        assert isinstance(family.PAIRED, bool)
     assert not family.SAMPLING - {"steps", "guidance", "sampler"}
     assert set(family.state_dict()) >= {f"network.{k}" for k in family.network.state_dict()}
     for knob in family.SAMPLING:
@@ -85,7 +104,7 @@ def test_a_sample_is_its_seed_whatever_its_place_in_the_batch(name):
 def test_a_class_with_few_images_or_none_is_drawn_all_the_same(name):
     family = make(name)
     batch = batch_for(family, 16)
-    skewed = Batch(batch.x_BCHW, torch.tensor([0] * 14 + [1, 2]))
+    skewed = Batch(batch.x_BCHW, torch.tensor([0] * 14 + [1, 2]), batch.c_BCHW)
     for i in range(3 if family.TRAINS else 0):
         family.step(skewed, 0.2 + i / 6)
     family.finish([skewed])
@@ -142,7 +161,7 @@ def checkers():
 
 def apart(family, x_BCHW):
     """The mean distance of drawn images to the nearest of the given ones."""
-    drawn, _ = draw(family, list(range(40)))
+    drawn, _ = draw(family, list(range(40)), known=x_BCHW)
     flat = drawn.flatten(1) / 127.5 - 1
     return float(torch.cdist(flat, x_BCHW.flatten(1)).amin(1).mean())
 
@@ -154,8 +173,8 @@ def test_it_learns_sixteen_images_by_heart(name):
     narrow = {"width": 32, "hidden": (64, 64) if has_layers(module) else 32}
     torch.manual_seed(0)
     config = module.Config(**{k: v for k, v in narrow.items() if k in module.Config.model_fields})
-    family = module.build(config, Spec(1, 8, 8, 4))
-    batch = Batch(checkers(), torch.arange(16) % 4)
+    family = module.build(config, Spec(1, 8, 8, 4, condition=1))
+    batch = Batch(checkers(), torch.arange(16) % 4, sketch(checkers()))
     family.finish([batch])
     before, after, metrics, steps = apart(family, batch.x_BCHW), math.inf, [], 3_000
     for i in range(steps):

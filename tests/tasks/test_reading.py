@@ -44,6 +44,11 @@ def test_sections_are_the_stages_and_four_more():
         ({"preprocess__split__tset": 0.1}, ["preprocess.split.tset", "did you mean 'test'"]),
         ({"preprocess__size": "28"}, ["preprocess.size", "'28'"]),
         ({"preprocess__size": 7}, ["preprocess.size", "7"]),
+        ({"preprocess__condition": "grey"}, ["params.yaml: preprocess: condition grey of grey images"]),
+        (
+            {"preprocess__condition": "paired"},
+            ["params.yaml: preprocess.condition: paired needs ingest.pairs"],
+        ),
         ({"preprocess__channels": 2}, ["preprocess.channels", "2"]),
         ({"preprocess__split__test": 0.9}, ["preprocess.split", "add up to 1"]),
         ({"ingest__max_reject_fraction": 1.5}, ["ingest.max_reject_fraction"]),
@@ -87,6 +92,14 @@ def test_a_family_block_without_a_family(tmp_path):
         check_families(read(changed(tmp_path, families__difusion={})))
     with pytest.raises(UserError, match=r"families\.diffusion\.wdth"):
         check_families(read(changed(tmp_path, families__diffusion__wdth=1)))
+
+
+def test_a_family_that_answers_a_condition_needs_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what was found sound is noted
+    for condition in ("edges", "colours"):
+        check_families(read(changed(tmp_path, train__family="pix2pix", preprocess__condition=condition)))
+    with pytest.raises(UserError, match=r"families\.pix2pix .*: set preprocess\.condition"):
+        check_families(read(changed(tmp_path, train__family="pix2pix")))
 
 
 def test_params_are_frozen():

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.families import class_of
 from tasks import fitting, judging, originals, sampling, watchdog
 from tasks.device import prepare
 from tasks.errors import PassingError, UserError
@@ -24,19 +25,21 @@ DEVICE = prepare(Machine(device="cpu", threads=1), "fp32")
 def made(request, tmp_path_factory):
     """A real split, and a checkpoint of each family fit for a moment."""
     root = tmp_path_factory.mktemp(request.param)
-    real = making.real(root / "train", 10, seed=1)
+    real = making.real(root / "train", 10, seed=1, condition=True)
+    held_out = making.real(root / "calibrate", 10, seed=2, condition=True)
     (root / "checkpoint").mkdir()
     reference = root / "reference"
     reference.mkdir()
     judging.fit_judge(real, CalibrateParams(images=320, batch=32, precision="fp32"), DEVICE, reference)
-    originals.measure_real(real, making.real(root / "calibrate", 10, seed=2), DEVICE, reference)
+    originals.measure_real(real, held_out, DEVICE, reference)
     params = TrainParams(family=request.param, images=64, batch=16, ema_images=16, precision="fp32")
     with pytest.MonkeyPatch.context() as patch:
         # So short a training shows no classes yet: ask for none, and for no metric within its bounds.
         patch.setattr(watchdog, "SETTLED", 2.0)
         patch.setattr(watchdog, "GRACE", 2.0)
         patch.setattr(fitting, "EXAMINED", 80)
-        fitting.fit(root / "checkpoint", real, reference, params, PARAMS["families"][request.param], DEVICE)
+        block = PARAMS["families"][request.param]
+        fitting.fit(root / "checkpoint", real, held_out, reference, params, block, DEVICE)
     return seal(root / "checkpoint"), real
 
 
@@ -45,7 +48,7 @@ def draw_all(folder, checkpoint, real, numbers=None, **changes):
     plan = sampling.plan(params, checkpoint, real)
     folder.mkdir(exist_ok=True)
     for number in plan.missing(folder) if numbers is None else numbers:
-        sampling.draw_shard(number, plan, checkpoint, folder, DEVICE)
+        sampling.draw_shard(number, plan, checkpoint, real, folder, DEVICE)
     return plan, folder
 
 
@@ -72,6 +75,29 @@ def test_rows_are_balanced_labelled_and_traceable(made, tmp_path):
     assert json.dumps(shards.index["class_counts"]) == '{"bar": 8, "line": 7, "row": 7}'
 
 
+def test_a_sample_names_its_sources_and_keeps_what_was_shown_of_them(made, tmp_path):
+    plan, folder = draw_all(tmp_path / "a", *made)
+    seal(folder, **plan.describe(DEVICE))
+    rows = Shards.open(folder).table(["label", "source_ids", "condition"]).to_pylist()
+    family = class_of(json.loads((made[0] / "checkpoint.json").read_text())["family"])
+    if family.condition == "label":
+        assert {(row["source_ids"], row["condition"]) for row in rows} == {(None, None)}
+        assert "parents" not in Shards.open(folder).index
+        return
+    real = Shards.open(made[1])
+    known = real.table(["id", "label"]).to_pydict()
+    place = {name: n for n, name in enumerate(known["id"])}
+    sources = np.array([[place[name] for name in row["source_ids"]] for row in rows])
+    assert sources.shape == (22, family.PARENTS)
+    assert all(
+        known["label"][n] == row["label"] for line, row in zip(sources, rows, strict=True) for n in line
+    )
+    if not hasattr(family, "ask"):
+        shown = Shards.open(folder).pixels("condition")
+        assert np.array_equal(shown, real.pixels("condition")[sources[:, 0]])
+        assert Shards.open(folder).condition == making.CONDITION
+
+
 def test_another_seed_draws_other_images(made, tmp_path):
     draws = [Shards(draw_all(tmp_path / str(s), *made, seed=s)[1], {}) for s in (1, 2)]
     one, other = (list(d.folder.iterdir()) for d in draws)
@@ -86,9 +112,8 @@ def test_a_mapping_gives_each_class_its_number(made):
 def test_balance_fills_up_to_the_largest_real_class(made, tmp_path):
     checkpoint, _ = made
     labels = np.array([0] * 5 + [1] * 2 + [2] * 3)
-    uneven = making.shards(
-        tmp_path / "train", making.samples(making.pictures(labels, 0), labels, "t"), making.CLASSES
-    )
+    table = making.samples(making.pictures(labels, 0), labels, "t", split=["train"] * 10)
+    uneven = making.shards(tmp_path / "train", table, making.CLASSES, condition=making.CONDITION)
     plan = sampling.plan(GenerateParams(class_counts="balance"), checkpoint, uneven)
     assert np.bincount(plan.labels).tolist() == [0, 3, 2]
 
@@ -111,7 +136,7 @@ def test_other_weights_than_described_are_refused(made, tmp_path):
     seal(broken)
     plan = sampling.plan(GenerateParams(num_samples=4), broken, made[1])
     with pytest.raises(UserError, match="not the weights"):
-        sampling.draw_shard(0, plan, broken, tmp_path, DEVICE)
+        sampling.draw_shard(0, plan, broken, made[1], tmp_path, DEVICE)
 
 
 def test_what_the_family_can_not_do_is_told(made, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ def _small_draws(monkeypatch):
 
 
 def _calibrated(root, classes):
-    train = making.real(root / "train", 10, seed=1, classes=classes)
-    held_out = making.real(root / "calibrate", 10, seed=2, classes=classes)
+    train = making.real(root / "train", 10, seed=1, classes=classes, condition=True)
+    held_out = making.real(root / "calibrate", 10, seed=2, classes=classes, condition=True)
     reference = root / "reference"
     reference.mkdir()
     judging.fit_judge(train, CalibrateParams(images=1_500, batch=32, precision="fp32"), DEVICE, reference)

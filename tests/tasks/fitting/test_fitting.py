@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.families import class_of
 from tasks import fitting
 from tasks.fitting import training
+from tasks.fitting.drawing import Draws
 from tasks.fitting.training import Training
 from tasks.shards import file_digest
 from tests import making
@@ -51,7 +53,10 @@ def test_trains_and_writes_a_whole_checkpoint(tmp_path, family, split):
     assert curve[-1]["images"] == "96"
     assert all(np.isfinite(float(row["loss"])) for row in curve)
     health = rows(out / "health.csv")
-    assert list(health[0]) == ["images", "classes_shown", "variety", "score"]
+    measured = ["psnr", "ssim", "perceptual_distance"] if getattr(class_of(family), "PAIRED", False) else []
+    assert list(health[0]) == ["images", "classes_shown", "variety", "score", *measured]
+    best = next(row for row in health if int(row["images"]) == facts["best_images"])
+    assert facts.get("held_out", {}) == {name: float(best[name]) for name in measured}
     assert [row["images"] for row in health] == ["64", "96"]
     assert all(0 <= float(row["score"]) <= 1 for row in health)
     assert all((row["classes_shown"] == "") == (kind == "unlabelled") for row in health)
@@ -94,7 +99,7 @@ def test_a_training_cut_off_before_its_last_draw_is_done_still_examines_its_end(
     tmp_path, labelled, ending, place, monkeypatch
 ):
     whole = train(tmp_path / "whole", *labelled, LEARNER)
-    owner = Training if place == "averaged" else fitting
+    owner = {"averaged": Training, "draw": Draws}.get(place, fitting)
     calls, real_one = count(), getattr(owner, place)
 
     def cut(*args):

@@ -71,7 +71,8 @@ def test_rows_are_those_of_the_whole_draw(layout):
 def test_one_of_two_processes_writes_the_checkpoint(tmp_path, labelled, monkeypatch):
     given = params("vae"), narrow("vae")
     (tmp_path / "two").mkdir()
-    out = fitting.fit(tmp_path / "two", *labelled, *given, TWO)
+    real, reference = labelled
+    out = fitting.fit(tmp_path / "two", real, real.with_name("calibrate"), reference, *given, TWO)
     one = train(tmp_path / "one", *labelled, "vae")
     assert sorted(p.name for p in out.rglob("*")) == sorted(p.name for p in one.rglob("*"))
     told = [[float(row["loss"]) for row in rows(folder / "loss.csv")] for folder in (out, one)]
@@ -95,5 +96,7 @@ def test_what_can_not_be_shared_is_told(tmp_path, labelled):
     three = SimpleNamespace(world_size=3, global_rank=0, setup=one.setup, backward=one.backward)
     with pytest.raises(UserError, match=r"^params\.yaml: train\.batch: 16 images can't be shared out"):
         Training(labelled[0], params("vae"), narrow("vae"), DEVICE, three)
+    real, reference = labelled
+    given = real.with_name("calibrate"), reference, params("vae", minutes=1.0), narrow("vae"), TWO
     with pytest.raises(UserError, match=r"train\.minutes"):
-        fitting.fit(tmp_path, *labelled, params("vae", minutes=1.0), narrow("vae"), TWO)
+        fitting.fit(tmp_path, real, *given)

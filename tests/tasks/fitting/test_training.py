@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
+from tasks.batches import order
 from tasks.errors import UserError
 from tasks.fitting import training
-from tasks.fitting.training import Training, order, read_facts, resume
+from tasks.fitting.training import Training, read_facts, resume
 from tests import making
 from tests.house import families
 from tests.tasks.fitting.training import DEVICE, learners, narrow, params
@@ -114,8 +115,8 @@ def test_passes_see_every_training_image_once_in_order(real):
     seen = list(here.passes())
     assert [len(b.x_BCHW) for b in seen] == [7, 7, 7, 7, 2]
     pixels = torch.cat([b.x_BCHW for b in seen]) * 127.5 + 127.5
-    assert torch.equal(pixels.round().byte(), here.x_NCHW)
-    assert torch.equal(torch.cat([b.y_B for b in seen]), here.y_N)
+    assert torch.equal(pixels.round().byte(), here.real.x_NCHW)
+    assert torch.equal(torch.cat([b.y_B for b in seen]), here.real.y_N)
 
 
 def save_at(real, folder, name, images, rollbacks=0):

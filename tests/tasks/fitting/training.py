@@ -1,12 +1,11 @@
 """Short trainings for tests: what they are given, and what is made of it."""
 
 import csv
-import inspect
 from itertools import count
 
 from safetensors.torch import load_file
 
-from models.families import load
+from models.families import class_of, load
 from tasks import fitting
 from tasks.device import prepare
 from tasks.fitting.training import Training
@@ -39,18 +38,13 @@ def train(folder, real, reference, family, block=None, **changes):
     """Train in `folder`, by the family's narrow block with the changes that `block` makes."""
     folder.mkdir(exist_ok=True)
     block = {**narrow(family), **(block or {})}
-    return fitting.fit(folder, real, reference, params(family, **changes), block, DEVICE)
+    held_out = real.with_name("calibrate")
+    return fitting.fit(folder, real, held_out, reference, params(family, **changes), block, DEVICE)
 
 
 def learners():
     """Every family that has something to train."""
-    return [name for name in families() if _family_class(name).TRAINS]
-
-
-def _family_class(name):
-    module = load(name)
-    of_module = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
-    return next(c for c in of_module if hasattr(c, "TRAINS"))
+    return [name for name in families() if class_of(name).TRAINS]
 
 
 def rows(path):
