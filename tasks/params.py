@@ -241,10 +241,11 @@ class Machine(Section):
 
 
 class Schedule(Section):
-    """When `python -m flows.pipeline --serve` runs by itself."""
+    """When `python -m flows.pipeline --serve` runs by itself, and how many versions the cache keeps."""
 
     cron: str = "0 2 * * *"
     timezone: str = "UTC"
+    keep: int = Field(30, ge=1)
 
 
 class Params(Section):
