@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import functools
 import inspect
 import logging
 import os
@@ -42,6 +43,7 @@ PARENT = "MINTAGE_TASK_RUN"
 IMAGE_LIMIT = 100_000
 DELIVERY_SECONDS = 3
 RETRY_SECONDS = [2.0, 10.0]
+FINISHED: set[str] = set()
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A shard has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -49,8 +51,15 @@ ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
 def stage(function: Callable[..., Any]) -> Any:
     """Make a stage's flow of a function, under the function's name. Its params have been checked already."""
+
+    @functools.wraps(function)
+    def noting(*values: Any, **named: Any) -> Any:
+        out = function(*values, **named)
+        FINISHED.add(function.__name__)
+        return out
+
     return Flow(
-        fn=function,
+        fn=noting,
         name=function.__name__,
         flow_run_name=function.__name__,
         validate_parameters=False,
@@ -120,6 +129,8 @@ def run(stage: Flow, ahead: str | None = None) -> None:
         arguments = arguments_of(stage, read(PARAMS))
         if ahead:
             import_module(ahead)
+        if server.child:  # one of our own knows nothing of a calling run
+            os.environ.pop(PARENT, None)
         with connected(server):
             call(stage, arguments)
 
@@ -172,20 +183,54 @@ def arguments_of(stage: Flow, params: Params) -> dict[str, Any]:
 
 
 def call(stage: Flow, arguments: dict[str, Any]) -> None:
-    """Call the flow, as a child of the task run that the environment names, if it names one."""
+    """Call the flow, as a child of the task run that the environment names, if it names one.
+
+    A server that went away while the stage was at work can't be told its end. The work is done and counts.
+    """
+    from httpx import TransportError
+
     parent = os.environ.pop(PARENT, None)
+    FINISHED.discard(stage.name)
+    try:
+        _call(stage, arguments, parent)
+    except TransportError as error:
+        if stage.name not in FINISHED:
+            raise
+        log.warning("the server could not be told that %s is finished: %s", stage.name, error)
+
+
+def _call(stage: Flow, arguments: dict[str, Any], parent: str | None) -> None:
     if parent is None:
         stage(**arguments)
         return
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.flow_engine import run_flow
     from prefect.states import Pending
 
     with get_client(sync_client=True) as client:
-        flow_run = client.create_flow_run(
-            stage, name=stage.name, parent_task_run_id=UUID(parent), state=Pending()
-        )
+        create = functools.partial(client.create_flow_run, stage, name=stage.name, state=Pending())
+        try:
+            flow_run = create(parent_task_run_id=UUID(parent))
+        except PrefectHTTPStatusError:  # a server that was away has missed the task run
+            flow_run = create()
     run_flow(stage, flow_run=flow_run, parameters=arguments)
+
+
+def close_nested(parent: UUID, state: Any) -> None:
+    """Give `state` to the stage's run under a task run if it did not tell its own end, having been killed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.objects import StateType
+
+    unfinished = {"type": {"any_": [StateType.PENDING, StateType.RUNNING]}}
+    nested = FlowRunFilter.model_validate({"parent_task_run_id": {"any_": [parent]}, "state": unfinished})
+    try:
+        with get_client(sync_client=True) as client:
+            for run in client.read_flow_runs(flow_run_filter=nested):
+                client.set_flow_run_state(run.id, state, force=True)
+    except Exception as error:
+        log.warning("the server could not be told how a stage ended: %s", error)
 
 
 class PlainErrors(logging.Filter):

@@ -7,29 +7,35 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run, task_run
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, State
+from prefect.states import Completed, Crashed, State
 
-from flows.footer import PARENT, connected, craft, plainly, speak
+from flows.footer import PARENT, close_nested, connected, craft, plainly, speak
 from flows.server import Server
 from tasks import delivering, dvc, keeping, overriding, publishing, workspace
+from tasks.children import die_with_parent
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
 from tasks.reading import read
 
 TRIES = 3
 NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
+TAGS = ["mintage", "nightly"]
 
 
 @task(task_run_name="{stage}", persist_result=False, cache_policy=NO_CACHE)
 def reproduce(stage: str, root: Path) -> State:
     """Bring one stage up to date; its own flow run appears under this task run."""
     calling_run = {PARENT: str(task_run.id), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    if dvc.reproduce(stage, root, calling_run, sparse=root != ROOT):
-        return Completed(message=f"{stage} ran")
-    return Completed(name="Unchanged", message=f"{stage} has not changed")
+    end: State = Crashed(message=f"{stage} was stopped or killed")
+    try:
+        ran = dvc.reproduce(stage, root, calling_run, sparse=root != ROOT)
+        end = Completed(message=f"{stage} ran")
+    finally:
+        close_nested(task_run.id, end)
+    return end if ran else Completed(name="Unchanged", message=f"{stage} has not changed")
 
 
 @flow(name="pipeline", persist_result=False)
@@ -47,6 +53,8 @@ def pipeline(
     publish: push the data, and a commit and a tag that name it.
     """
     speak()
+    if deployment.id:  # then the parent is a worker or `--serve`, not somebody's terminal
+        die_with_parent()
     due = flow_run.scheduled_start_time
     changes = overriding.changes(overrides or {}, due if fresh else None)
     if ref is None:
@@ -91,7 +99,8 @@ def main() -> None:
         with connected(server):
             if asked.serve:
                 schedule = Cron(params.schedule.cron, timezone=params.schedule.timezone)
-                pipeline.serve(name="nightly", schedule=schedule, parameters={**NIGHTLY, **wanted}, limit=1)
+                parameters = {**NIGHTLY, **wanted}
+                pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
             else:
                 pipeline(**wanted)
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -15,7 +16,9 @@ from tasks.errors import UserError
 from tasks.secrets import for_stage, for_stores, hidden
 
 log = logging.getLogger("mintage.dvc")
-SHELL = {} if sys.platform == "win32" else {"SHELL": "/bin/sh"}
+# DVC runs a stage through a shell. Bash gives way to a single command, so that the stage is DVC's own
+# child and ends with it (tasks/children.py); dash would stand between them.
+SHELL = {"SHELL": shell} if (shell := shutil.which("bash")) else {}
 
 
 @contextmanager
@@ -64,7 +67,6 @@ def reproduce(stage: str, root: Path, environment: Mapping[str, str], sparse: bo
         ]
     if sparse and lacking:
         fetch(lacking, root)
-    # A shell that is no plain one may stay between DVC and the stage, and outlive both.
     asked = {**for_stage(os.environ), **environment, **SHELL}
     _dvc(["repro", "--single-item", stage], root, asked, stage)
     return True

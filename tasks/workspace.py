@@ -75,7 +75,7 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
         log.info("cloning into %s", root)
         root.mkdir(parents=True, exist_ok=True)
         git(root, "init", "--quiet")
-    _free(root)
+    free(root)
     git(root, "config", "remote.origin.url", origin(home))
     fetch(root)
     hold(root)
@@ -146,7 +146,10 @@ def share(home: Path, root: Path) -> None:
     (root / ".dvc/config.local").chmod(0o600)
 
 
-def _free(root: Path) -> None:
-    """Remove git's locks that a killed run left: we hold the clone, so nobody else is at work here."""
-    for stale in (root / ".git").rglob("*.lock"):
-        stale.unlink()
+def free(root: Path) -> None:
+    """Remove the locks that a killed run left: whoever holds the clone is alone in it.
+
+    DVC takes a dead process that nobody has waited for, or another that got its number, for alive.
+    """
+    for stale in [*(root / ".git").rglob("*.lock"), root / ".dvc/tmp/rwlock"]:
+        stale.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,54 @@ def test_retrying_is_not_worth_it_for_what_the_user_must_mend():
     assert not footer.worth_retrying(None, None, State(UserError("mend it")))
     for passing in (PassingError("it broke off"), OSError("came and went")):
         assert footer.worth_retrying(None, None, State(passing))
+
+
+def test_a_server_that_went_away_does_not_undo_finished_work(monkeypatch):
+    from httpx import ConnectError
+    from prefect import Flow
+
+    def ends(self, **arguments):
+        if "early" not in arguments:
+            self.fn(**arguments)
+        raise ConnectError("all connection attempts failed")
+
+    monkeypatch.setattr(Flow, "__call__", ends)
+    monkeypatch.delenv(footer.PARENT, raising=False)
+    done = []
+
+    def work(n, early=False):
+        done.append(n)
+
+    stage = footer.stage(work)
+    footer.call(stage, {"n": 1})
+    assert done == [1]
+    with pytest.raises(ConnectError):
+        footer.call(stage, {"n": 2, "early": True})
+
+
+def test_a_run_that_was_killed_is_not_running_for_ever(prefect):
+    """A nested run that is still running when its task ends gets that task's word for its own end."""
+    from prefect import flow, get_client, task
+    from prefect.client.schemas.filters import TaskRunFilter
+    from prefect.runtime import task_run
+    from prefect.states import Completed, Crashed, Running
+
+    @flow
+    def killed():
+        pass
+
+    @task
+    def reproduce():
+        with get_client(sync_client=True) as client:
+            deadline = time.monotonic() + 20  # a task run comes to the server as an event, a little later
+            while not client.read_task_runs(task_run_filter=TaskRunFilter(id={"any_": [task_run.id]})):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            runs = [
+                client.create_flow_run(killed, parent_task_run_id=task_run.id, state=state)
+                for state in (Running(), Completed())
+            ]
+            footer.close_nested(task_run.id, Crashed(message="it was killed"))
+            return [client.read_flow_run(run.id).state.type.value for run in runs]
+
+    assert flow(lambda: reproduce(), name="calling")() == ["CRASHED", "COMPLETED"]
