@@ -88,7 +88,7 @@ def commit(root: Path, **files: str) -> None:
     run(root, "git", "push", "--quiet", "origin", "HEAD:main")
 
 
-def project(base: Path, url: str | None = None) -> Path:
+def project(base: Path, url: str | None = None, settings: str = "") -> Path:
     """The user's tree, `base/home`, pushed to `base/origin.git`; its DVC remote is `url` or `base/store`."""
     home = base / "home"
     home.mkdir(parents=True)
@@ -97,7 +97,7 @@ def project(base: Path, url: str | None = None) -> Path:
     run(home, "git", "remote", "add", "origin", str(base / "origin.git"))
     (home / ".dvc").mkdir()
     (home / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    (home / ".dvc/config").write_text(CONFIG.format(url or base / "store"))
+    (home / ".dvc/config").write_text(CONFIG.format(url or base / "store") + settings)
     image = io.BytesIO()
     pq.write_table(pa.table({"id": ["a", "b", "c"]}), image)
     (home / "images.parquet").write_bytes(image.getvalue())

@@ -54,6 +54,17 @@ def test_a_broken_dvc_yaml_is_named(project):
         dvc.stages(project)
 
 
+def test_a_stage_is_told_no_key(project, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never to be seen")
+    monkeypatch.setenv("PREFECT_API_KEY", "told to the server")
+    (project / "dvc.yaml").write_text("stages: {told: {cmd: env > told.txt, outs: [told.txt]}}")
+    dvc.reproduce("told", project, {"MINTAGE_TASK_RUN": "some run"})
+    told = (project / "told.txt").read_text()
+    assert "never to be seen" not in told
+    assert "told to the server" in told
+    assert "MINTAGE_TASK_RUN=some run" in told
+
+
 SLOW = """
 import os, time
 from pathlib import Path

@@ -2,45 +2,13 @@
 
 import json
 import shutil
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks import delivering, dvc, keeping, overriding, publishing, workspace
+from tasks import dvc, workspace
 from tasks.errors import UserError
 from tests import publishing as tiny
-
-DUE = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
-
-
-class Nights:
-    """A project's nights, one after the other, as the pipeline flow runs them."""
-
-    def __init__(self, base):
-        self.base, self.home = base, tiny.project(base)
-        self.clone = workspace.place(self.home)
-
-    def run(self, day, fresh=True, publish=True, keep=30, **overrides):
-        due = DUE + timedelta(days=day)
-        wanted = {key.replace("__", "."): value for key, value in overrides.items()}
-        changes = overriding.changes(wanted, due if fresh else None)
-        with workspace.clone_of(self.home) as root:
-            workspace.prepare(root, self.home, "main", changes)
-            publishing.ready(root)
-            ran = [stage for stage in dvc.stages(root) if dvc.reproduce(stage, root, {}, sparse=True)]
-            delivering.deliver(root)
-            assert not publish or publishing.publish(root, "main", due)
-            keeping.trim(root, self.home, keep)
-        return ran
-
-    def tags(self):
-        return tiny.run(self.base / "origin.git", "git", "tag", "--list", "--sort=creatordate").split()
-
-    def main(self):
-        return tiny.run(self.base / "origin.git", "git", "rev-parse", "main")
-
-    def cached(self):
-        return sum(p.is_file() for p in (self.home / ".dvc/cache/files").rglob("*"))
+from tests.nights import Nights
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +73,6 @@ def test_old_versions_leave_the_cache_but_not_the_remote(nights):
     assert nights.cached() == level + 1
     assert by_hand.exists()
     tiny.run(nights.home, "git", "fetch", "--quiet", "--tags", "origin")
-    oldest, origin = nights.tags()[0], str(nights.base / "origin.git")
+    oldest, origin = nights.tags()[0], str(nights.origin)
     tiny.run(nights.base, "dvc", "get", "--quiet", "--rev", oldest, origin, "data/export")
     assert (nights.base / "export/index.json").exists()
