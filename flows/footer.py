@@ -36,6 +36,7 @@ from tasks.children import die_with_parent
 from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
 from tasks.params import Params
+from tasks.progress import Progress, watchers
 from tasks.reading import check_families, read
 
 log = logging.getLogger("mintage.stage")
@@ -44,6 +45,7 @@ IMAGE_LIMIT = 100_000
 DELIVERY_SECONDS = 3
 RETRY_SECONDS = [2.0, 10.0]
 FINISHED: set[str] = set()
+SHOWN: dict[str, Any] = {}
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A shard has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -109,12 +111,36 @@ def show_table(key: str, rows: list[dict[str, Any]]) -> None:
     _artifact(create_table_artifact, key=key, table=rows)
 
 
-def _artifact(create: Callable[..., Any], **values: Any) -> None:
+def show_link(key: str, path: Path, description: str) -> None:
+    """Show in Prefect where a file of this machine lies."""
+    from prefect.artifacts import create_link_artifact
+
+    link = path.resolve().as_uri()
+    _artifact(create_link_artifact, key=key, link=link, link_text=path.name, description=description)
+
+
+def show_progress(progress: Progress) -> None:
+    """Show in Prefect how far long work of the run has come, until the server can't be told."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    percent = min(100.0, 100 * progress.done / max(progress.total, 1))
+    told: dict[str, Any] = {"progress": percent, "description": progress.line()}
+    key = progress.doing.split(",")[0].replace("_", "-") + "-progress"
+    if key in SHOWN:
+        told_it = _artifact(update_progress_artifact, artifact_id=SHOWN[key], **told)
+    else:
+        told_it = SHOWN[key] = _artifact(create_progress_artifact, key=key, **told)
+    if told_it is None:
+        watchers.clear()
+
+
+def _artifact(create: Callable[..., Any], **values: Any) -> Any:
     # An artifact is a courtesy: a server that went away must not fail good work.
     try:
-        create(**values)
+        return create(**values)
     except Exception as error:
-        log.warning("no artifact %s: %s", values["key"], error)
+        log.warning("no artifact %s: %s", values.get("key", ""), error)
+        return None
 
 
 def run(stage: Flow, ahead: str | None = None) -> None:
@@ -131,6 +157,7 @@ def run(stage: Flow, ahead: str | None = None) -> None:
             import_module(ahead)
         if server.child:  # one of our own knows nothing of a calling run
             os.environ.pop(PARENT, None)
+        watchers.append(show_progress)
         with connected(server):
             call(stage, arguments)
 

@@ -12,12 +12,22 @@ from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Crashed, State
 
-from flows.footer import PARENT, close_nested, connected, craft, plainly, speak
+from flows.footer import (
+    PARENT,
+    close_nested,
+    connected,
+    craft,
+    speak,
+    plainly,
+    show_image,
+    show_link,
+    show_table,
+)
 from flows.server import Server
 from tasks import delivering, dvc, keeping, overriding, publishing, workspace
 from tasks.children import die_with_parent
 from tasks.errors import UserError
-from tasks.layout import PARAMS, ROOT
+from tasks.layout import EXPORT, PARAMS, REPORT, ROOT
 from tasks.reading import read
 
 TRIES = 3
@@ -85,7 +95,14 @@ def run_stages(root: Path) -> None:
     """Bring every stage of a tree up to date, and see that its dataset opens."""
     for stage in dvc.stages(root):
         reproduce(stage, root)
-    craft(delivering.deliver)(root)
+    show(root, craft(delivering.deliver)(root))
+
+
+def show(root: Path, metrics: dict[str, Any]) -> None:
+    """Show in Prefect what came out: the headline metrics, real and synthetic images, the report."""
+    show_table("metrics", [{"metric": name, "value": value} for name, value in metrics.items()])
+    show_image("samples", root / EXPORT / "preview.png")
+    show_link("report", root / REPORT / "report.html", "On the run's machine; `dvc get` has it anywhere.")
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ else:
     image.write_bytes(Path("images.parquet").read_bytes())
     files = {image.relative_to("data/export").as_posix(): "digest"}
     write(Path("data/export/README.md"), "drawn: " + drawn)
+    write(Path("data/export/preview.png"), "a picture")
     write(Path("data/export/index.json"), json.dumps({"kept": 3, "files": files}))
 '''
 STAGES = {

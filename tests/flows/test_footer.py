@@ -15,6 +15,7 @@ import yaml
 from flows import footer, server
 from flows.footer import arguments_of
 from tasks.errors import PassingError, UserError
+from tasks.progress import Progress
 from tasks.reading import read
 from tests.house import PARAMS, ROOT, STAGES
 
@@ -224,3 +225,30 @@ def test_a_run_that_was_killed_is_not_running_for_ever(prefect):
             return [client.read_flow_run(run.id).state.type.value for run in runs]
 
     assert flow(lambda: reproduce(), name="calling")() == ["CRASHED", "COMPLETED"]
+
+
+def test_progress_is_one_artifact_brought_up_to_date(prefect, monkeypatch):
+    from prefect import flow
+    from prefect.artifacts import Artifact
+
+    monkeypatch.setattr(footer, "SHOWN", {})
+    monkeypatch.setattr(footer, "watchers", [footer.show_progress])
+
+    @flow
+    def train():
+        for done in (10, 40):
+            footer.show_progress(Progress("train, on one thread", 80, done))
+
+    train()
+    (shown,) = footer.SHOWN.values()
+    found = Artifact.get("train-progress")
+    assert (found.id, found.type, found.data) == (shown, "progress", 50.0)
+    assert footer.watchers
+
+
+def test_a_server_that_can_not_be_told_is_not_asked_again(monkeypatch):
+    monkeypatch.setattr(footer, "watchers", [footer.show_progress])
+    monkeypatch.setattr(footer, "SHOWN", {})
+    monkeypatch.setattr(footer, "_artifact", lambda create, **told: None)
+    footer.show_progress(Progress("train", 80))
+    assert footer.watchers == []
