@@ -9,6 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.schedules import Cron
+from prefect.schedules import Schedule as PrefectSchedule
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Crashed, State
 
@@ -28,6 +29,7 @@ from tasks import delivering, dvc, keeping, overriding, publishing, workspace
 from tasks.children import die_with_parent
 from tasks.errors import UserError
 from tasks.layout import EXPORT, PARAMS, REPORT, ROOT
+from tasks.params import Schedule
 from tasks.reading import read
 
 TRIES = 3
@@ -115,11 +117,19 @@ def main() -> None:
         wanted["overrides"] = overriding.parsed(asked.overrides)
         with connected(server):
             if asked.serve:
-                schedule = Cron(params.schedule.cron, timezone=params.schedule.timezone)
                 parameters = {**NIGHTLY, **wanted}
+                schedule = nightly_at(params.schedule)
                 pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
             else:
                 pipeline(**wanted)
+
+
+def nightly_at(schedule: Schedule) -> PrefectSchedule:
+    """When the nightly run is due. Raises UserError if Prefect can't read the cron line."""
+    try:
+        return Cron(schedule.cron, timezone=schedule.timezone)
+    except ValueError as error:
+        raise UserError(f"{PARAMS}: schedule.cron: {error}. Give five fields, such as 0 2 * * *.") from None
 
 
 def arguments() -> argparse.Namespace:

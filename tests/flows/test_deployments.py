@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from flows import pipeline as nightly
+from tasks.errors import UserError
+from tasks.params import Schedule
 from tests.house import PARAMS, ROOT
 
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
@@ -72,3 +74,8 @@ def test_serving_takes_the_flows_parameters(monkeypatch):
     assert asked["parameters"] == {
         "fresh": True, "ref": "v1", "publish": False, "overrides": {"train.images": 9},
     }  # fmt: skip
+
+
+def test_a_cron_line_that_is_none_is_told():
+    with pytest.raises(UserError, match=r"schedule\.cron: .*nightly at two"):
+        nightly.nightly_at(Schedule(cron="nightly at two"))
