@@ -31,7 +31,7 @@ from prefect.settings import (
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.help import parser
-from flows.server import Server
+from flows.server import Server, answers
 from tasks.children import die_with_parent
 from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
@@ -53,6 +53,18 @@ ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
 def stage(function: Callable[..., Any]) -> Any:
     """Make a stage's flow of a function, under the function's name. Its params have been checked already."""
+    return Flow(
+        fn=noted(function),
+        name=function.__name__,
+        flow_run_name=function.__name__,
+        validate_parameters=False,
+        persist_result=False,
+        task_runner=ONE_BY_ONE,
+    )
+
+
+def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, of which `call` knows whether it came to its end."""
 
     @functools.wraps(function)
     def noting(*values: Any, **named: Any) -> Any:
@@ -60,14 +72,7 @@ def stage(function: Callable[..., Any]) -> Any:
         FINISHED.add(function.__name__)
         return out
 
-    return Flow(
-        fn=noting,
-        name=function.__name__,
-        flow_run_name=function.__name__,
-        validate_parameters=False,
-        persist_result=False,
-        task_runner=ONE_BY_ONE,
-    )
+    return noting
 
 
 def craft(function: Callable[..., Any], retries: int = 0, **options: Any) -> Any:
@@ -135,8 +140,10 @@ def show_progress(progress: Progress) -> None:
 
 
 def _artifact(create: Callable[..., Any], **values: Any) -> Any:
-    # An artifact is a courtesy: a server that went away must not fail good work.
+    # An artifact is a courtesy: a server that went away must not fail good work, nor hold it up.
     try:
+        if not answers(PREFECT_API_URL.value() or ""):
+            raise ConnectionError("the server does not answer")
         return create(**values)
     except Exception as error:
         log.warning("no artifact %s: %s", values.get("key", ""), error)
@@ -253,6 +260,8 @@ def close_nested(parent: UUID, state: Any) -> None:
     unfinished = {"type": {"any_": [StateType.PENDING, StateType.RUNNING]}}
     nested = FlowRunFilter.model_validate({"parent_task_run_id": {"any_": [parent]}, "state": unfinished})
     try:
+        if not answers(PREFECT_API_URL.value() or ""):
+            raise ConnectionError("it does not answer")
         with get_client(sync_client=True) as client:
             for run in client.read_flow_runs(flow_run_filter=nested):
                 client.set_flow_run_state(run.id, state, force=True)

@@ -15,9 +15,11 @@ from prefect.states import Completed, Crashed, State
 
 from flows.footer import (
     PARENT,
+    call,
     close_nested,
     connected,
     craft,
+    noted,
     speak,
     plainly,
     show_image,
@@ -51,6 +53,7 @@ def reproduce(stage: str, root: Path) -> State:
 
 
 @flow(name="pipeline", persist_result=False)
+@noted
 def pipeline(
     overrides: dict[str, Any] | None = None,
     fresh: bool = False,
@@ -121,7 +124,7 @@ def main() -> None:
                 schedule = nightly_at(params.schedule)
                 pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
             else:
-                pipeline(**wanted)
+                call(pipeline, wanted)
 
 
 def nightly_at(schedule: Schedule) -> PrefectSchedule:

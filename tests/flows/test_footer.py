@@ -157,7 +157,7 @@ def test_a_server_that_does_not_come_up_is_told(monkeypatch, end):
         return "http://127.0.0.1:1/api"
 
     monkeypatch.setattr(server.Server, "_start", start)
-    monkeypatch.setattr(server, "_answers", lambda url: False)
+    monkeypatch.setattr(server, "answers", lambda url: False)
     with server.Server() as found, pytest.raises(UserError, match="did not start"):
         found.wait()
     assert found.child.poll() is not None
