@@ -20,11 +20,11 @@ from flows.footer import (
     connected,
     craft,
     noted,
-    speak,
     plainly,
     show_image,
     show_link,
     show_table,
+    speak,
 )
 from flows.server import Server
 from tasks import delivering, dvc, keeping, overriding, publishing, workspace

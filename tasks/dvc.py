@@ -67,7 +67,7 @@ def reproduce(stage: str, root: Path, environment: Mapping[str, str], sparse: bo
         ]
     if sparse and lacking:
         fetch(lacking, root)
-    asked = {**for_stage(os.environ), **environment, **SHELL}
+    asked = {**for_stage(os.environ, stage), **environment, **SHELL}
     _dvc(["repro", "--single-item", stage], root, asked, stage)
     return True
 

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 SECRET = re.compile(
     "SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|AUTH|WEBHOOK|API_?KEY|_KEY(_|$)|CONNECTION_(URL|STRING)|DSN$", re.I
 )
-STORES = re.compile("^(AWS|AZURE|GOOGLE|GCP|GCLOUD|GIT|SSH|HF|DVC_STUDIO)_")
+STORES = re.compile("^(AWS|AZURE|GOOGLE|GCP|GCLOUD|GIT|SSH|DVC_STUDIO)_")
 # A stage tells Prefect's server what it does, and nobody else.
 PREFECT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 SHORT = 8
 
 
-def for_stage(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a stage may know: no key to a store, a repository or a database."""
+def for_stage(environment: Mapping[str, str], stage: str) -> dict[str, str]:
+    """What a stage may know: no key to a store, repository or database; ingest alone reads from stores."""
     return {
         name: value
         for name, value in environment.items()
-        if name in PREFECT or not (SECRET.search(name) or STORES.search(name))
+        if name in PREFECT
+        or not (SECRET.search(name) or STORES.search(name))
+        or (stage == "ingest" and not name.startswith(("PREFECT_", "GIT_", "SSH_")))
     }
 
 

@@ -120,7 +120,7 @@ def check(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tasks.reading"],
         cwd=root,
-        env=for_stage(os.environ),
+        env=for_stage(os.environ, "check"),
         capture_output=True,
         text=True,
     )

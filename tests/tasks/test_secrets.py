@@ -19,9 +19,15 @@ GIVEN = {
 
 
 def test_what_a_stage_may_know():
-    assert set(for_stage(GIVEN)) == {
+    assert set(for_stage(GIVEN, "train")) == {
         "PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PREFECT_API_URL", "PREFECT_API_KEY",
     }  # fmt: skip
+
+
+def test_ingest_may_know_the_keys_of_its_sources():
+    more = set(for_stage(GIVEN, "ingest")) - set(for_stage(GIVEN, "train"))
+    assert {"AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} <= more
+    assert not [name for name in more if name.startswith(("PREFECT_", "GIT_", "SSH_"))]
 
 
 def test_what_git_and_dvc_may_know():
