@@ -100,12 +100,11 @@ def denied(error: object) -> bool:
 
 
 def show_image(key: str, path: Path) -> None:
-    """Show a PNG in Prefect as an artifact of the run, if it is small enough for a data URI."""
+    """Show a PNG in Prefect as an artifact of the run, if it is there, and small enough for a data URI."""
     from prefect.artifacts import create_image_artifact
 
-    data = path.read_bytes()
-    if len(data) < IMAGE_LIMIT:
-        url = "data:image/png;base64," + base64.b64encode(data).decode()
+    if path.is_file() and path.stat().st_size < IMAGE_LIMIT:
+        url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         _artifact(create_image_artifact, key=key, image_url=url)
 
 
