@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import functools
 import inspect
 import logging
 import os
@@ -30,11 +31,12 @@ from prefect.settings import (
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.help import parser
-from flows.server import Server
+from flows.server import Server, answers
 from tasks.children import die_with_parent
 from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
 from tasks.params import Params
+from tasks.progress import Progress, watchers
 from tasks.reading import check_families, read
 
 log = logging.getLogger("mintage.stage")
@@ -42,6 +44,8 @@ PARENT = "MINTAGE_TASK_RUN"
 IMAGE_LIMIT = 100_000
 DELIVERY_SECONDS = 3
 RETRY_SECONDS = [2.0, 10.0]
+FINISHED: set[str] = set()
+SHOWN: dict[str, Any] = {}
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A shard has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -50,13 +54,25 @@ ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 def stage(function: Callable[..., Any]) -> Any:
     """Make a stage's flow of a function, under the function's name. Its params have been checked already."""
     return Flow(
-        fn=function,
+        fn=noted(function),
         name=function.__name__,
         flow_run_name=function.__name__,
         validate_parameters=False,
         persist_result=False,
         task_runner=ONE_BY_ONE,
     )
+
+
+def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, of which `call` knows whether it came to its end."""
+
+    @functools.wraps(function)
+    def noting(*values: Any, **named: Any) -> Any:
+        out = function(*values, **named)
+        FINISHED.add(function.__name__)
+        return out
+
+    return noting
 
 
 def craft(function: Callable[..., Any], retries: int = 0, **options: Any) -> Any:
@@ -84,12 +100,11 @@ def denied(error: object) -> bool:
 
 
 def show_image(key: str, path: Path) -> None:
-    """Show a PNG in Prefect as an artifact of the run, if it is small enough for a data URI."""
+    """Show a PNG in Prefect as an artifact of the run, if it is there, and small enough for a data URI."""
     from prefect.artifacts import create_image_artifact
 
-    data = path.read_bytes()
-    if len(data) < IMAGE_LIMIT:
-        url = "data:image/png;base64," + base64.b64encode(data).decode()
+    if path.is_file() and path.stat().st_size < IMAGE_LIMIT:
+        url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         _artifact(create_image_artifact, key=key, image_url=url)
 
 
@@ -100,12 +115,38 @@ def show_table(key: str, rows: list[dict[str, Any]]) -> None:
     _artifact(create_table_artifact, key=key, table=rows)
 
 
-def _artifact(create: Callable[..., Any], **values: Any) -> None:
-    # An artifact is a courtesy: a server that went away must not fail good work.
+def show_link(key: str, path: Path, description: str) -> None:
+    """Show in Prefect where a file of this machine lies."""
+    from prefect.artifacts import create_link_artifact
+
+    link = path.resolve().as_uri()
+    _artifact(create_link_artifact, key=key, link=link, link_text=path.name, description=description)
+
+
+def show_progress(progress: Progress) -> None:
+    """Show in Prefect how far long work of the run has come, until the server can't be told."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    percent = min(100.0, 100 * progress.done / max(progress.total, 1))
+    told: dict[str, Any] = {"progress": percent, "description": progress.line()}
+    key = progress.doing.split(",")[0].replace("_", "-") + "-progress"
+    if key in SHOWN:
+        told_it = _artifact(update_progress_artifact, artifact_id=SHOWN[key], **told)
+    else:
+        told_it = SHOWN[key] = _artifact(create_progress_artifact, key=key, **told)
+    if told_it is None:
+        watchers.clear()
+
+
+def _artifact(create: Callable[..., Any], **values: Any) -> Any:
+    # An artifact is a courtesy: a server that went away must not fail good work, nor hold it up.
     try:
-        create(**values)
+        if not answers(PREFECT_API_URL.value() or ""):
+            raise ConnectionError("the server does not answer")
+        return create(**values)
     except Exception as error:
-        log.warning("no artifact %s: %s", values["key"], error)
+        log.warning("no artifact %s: %s", values.get("key", ""), error)
+        return None
 
 
 def run(stage: Flow, ahead: str | None = None) -> None:
@@ -120,6 +161,9 @@ def run(stage: Flow, ahead: str | None = None) -> None:
         arguments = arguments_of(stage, read(PARAMS))
         if ahead:
             import_module(ahead)
+        if server.child:  # one of our own knows nothing of a calling run
+            os.environ.pop(PARENT, None)
+        watchers.append(show_progress)
         with connected(server):
             call(stage, arguments)
 
@@ -172,20 +216,56 @@ def arguments_of(stage: Flow, params: Params) -> dict[str, Any]:
 
 
 def call(stage: Flow, arguments: dict[str, Any]) -> None:
-    """Call the flow, as a child of the task run that the environment names, if it names one."""
+    """Call the flow, as a child of the task run that the environment names, if it names one.
+
+    A server that went away while the stage was at work can't be told its end. The work is done and counts.
+    """
+    from httpx import TransportError
+
     parent = os.environ.pop(PARENT, None)
+    FINISHED.discard(stage.name)
+    try:
+        _call(stage, arguments, parent)
+    except TransportError as error:
+        if stage.name not in FINISHED:
+            raise
+        log.warning("the server could not be told that %s is finished: %s", stage.name, error)
+
+
+def _call(stage: Flow, arguments: dict[str, Any], parent: str | None) -> None:
     if parent is None:
         stage(**arguments)
         return
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.flow_engine import run_flow
     from prefect.states import Pending
 
     with get_client(sync_client=True) as client:
-        flow_run = client.create_flow_run(
-            stage, name=stage.name, parent_task_run_id=UUID(parent), state=Pending()
-        )
+        create = functools.partial(client.create_flow_run, stage, name=stage.name, state=Pending())
+        try:
+            flow_run = create(parent_task_run_id=UUID(parent))
+        except PrefectHTTPStatusError:  # a server that was away has missed the task run
+            flow_run = create()
     run_flow(stage, flow_run=flow_run, parameters=arguments)
+
+
+def close_nested(parent: UUID, state: Any) -> None:
+    """Give `state` to the stage's run under a task run if it did not tell its own end, having been killed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.objects import StateType
+
+    unfinished = {"type": {"any_": [StateType.PENDING, StateType.RUNNING]}}
+    nested = FlowRunFilter.model_validate({"parent_task_run_id": {"any_": [parent]}, "state": unfinished})
+    try:
+        if not answers(PREFECT_API_URL.value() or ""):
+            raise ConnectionError("it does not answer")
+        with get_client(sync_client=True) as client:
+            for run in client.read_flow_runs(flow_run_filter=nested):
+                client.set_flow_run_state(run.id, state, force=True)
+    except Exception as error:
+        log.warning("the server could not be told how a stage ended: %s", error)
 
 
 class PlainErrors(logging.Filter):

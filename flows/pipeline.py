@@ -2,52 +2,151 @@
 
 import argparse
 import os
+from pathlib import Path
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import task_run
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.schedules import Cron
+from prefect.schedules import Schedule as PrefectSchedule
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, State
+from prefect.states import Completed, Crashed, State
 
-from flows.footer import PARENT, connected, plainly
+from flows.footer import (
+    PARENT,
+    call,
+    close_nested,
+    connected,
+    craft,
+    noted,
+    plainly,
+    show_image,
+    show_link,
+    show_table,
+    speak,
+)
 from flows.server import Server
-from tasks import dvc
-from tasks.layout import PARAMS, ROOT
-from tasks.reading import check_families, read
+from tasks import delivering, dvc, keeping, overriding, publishing, workspace
+from tasks.children import die_with_parent
+from tasks.errors import UserError
+from tasks.layout import EXPORT, PARAMS, REPORT, ROOT
+from tasks.params import Schedule
+from tasks.reading import read
+
+TRIES = 3
+NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
+TAGS = ["mintage", "nightly"]
 
 
 @task(task_run_name="{stage}", persist_result=False, cache_policy=NO_CACHE)
-def reproduce(stage: str) -> State:
+def reproduce(stage: str, root: Path) -> State:
     """Bring one stage up to date; its own flow run appears under this task run."""
     calling_run = {PARENT: str(task_run.id), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    if dvc.reproduce(stage, ROOT, environment=calling_run):
-        return Completed(message=f"{stage} ran")
-    return Completed(name="Unchanged", message=f"{stage} has not changed")
+    end: State = Crashed(message=f"{stage} was stopped or killed")
+    try:
+        ran = dvc.reproduce(stage, root, calling_run, sparse=root != ROOT)
+        end = Completed(message=f"{stage} ran")
+    finally:
+        close_nested(task_run.id, end)
+    return end if ran else Completed(name="Unchanged", message=f"{stage} has not changed")
 
 
 @flow(name="pipeline", persist_result=False)
-def pipeline() -> None:
-    """Bring every stage up to date, in the order of DVC's own graph."""
-    check_families(read(ROOT / PARAMS))
-    for stage in dvc.stages(ROOT):
-        reproduce(stage)
+@noted
+def pipeline(
+    overrides: dict[str, Any] | None = None,
+    fresh: bool = False,
+    ref: str | None = None,
+    publish: bool = False,
+) -> None:
+    """Bring every stage up to date, in the order of DVC's own graph, and see that the dataset opens.
+
+    overrides: dotted params and their values, such as train.images: 1000.
+    fresh: new images, by a generate.seed that stands for the time for which the run was due.
+    ref: a branch, tag or commit to work on, in a clone of its own; without one, in this tree as it is.
+    publish: push the data, and a commit and a tag that name it.
+    """
+    speak()
+    if deployment.id:  # then the parent is a worker or `--serve`, not somebody's terminal
+        die_with_parent()
+    due = flow_run.scheduled_start_time
+    changes = overriding.changes(overrides or {}, due if fresh else None)
+    if ref is None:
+        here(changes, publish)
+        return
+    with workspace.clone_of(ROOT) as root:
+        for _ in range(TRIES):
+            craft(workspace.prepare)(root, ROOT, ref, changes)
+            if publish:
+                publishing.ready(root)
+            run_stages(root)
+            if not publish or craft(publishing.publish)(root, ref, due):
+                break
+        else:
+            raise UserError(f"publish: others pushed to {ref} first, {TRIES} times in a row. Run again.")
+        craft(keeping.trim)(root, ROOT, read(PARAMS).schedule.keep)
+
+
+def here(changes: dict[str, Any], publish: bool) -> None:
+    """Bring this tree up to date as it is. Raises UserError for what only a clone may be changed by."""
+    if changes or publish:
+        raise UserError("overrides, fresh and publish change files: give `ref` too, for a clone of its own.")
+    workspace.check(ROOT)
+    run_stages(ROOT)
+
+
+def run_stages(root: Path) -> None:
+    """Bring every stage of a tree up to date, and see that its dataset opens."""
+    for stage in dvc.stages(root):
+        reproduce(stage, root)
+    show(root, craft(delivering.deliver)(root))
+
+
+def show(root: Path, metrics: dict[str, Any]) -> None:
+    """Show in Prefect what came out: the headline metrics, real and synthetic images, the report."""
+    show_table("metrics", [{"metric": name, "value": value} for name, value in metrics.items()])
+    show_image("samples", root / EXPORT / "preview.png")
+    show_link("report", root / REPORT / "report.html", "On the run's machine; `dvc get` has it anywhere.")
 
 
 def main() -> None:
     """Run the pipeline once, or serve it on the schedule of params.yaml."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
-    parser.add_argument("--serve", action="store_true", help="stay, and run at schedule.cron")
-    serve = parser.parse_args().serve
+    asked = arguments()
     os.chdir(ROOT)
     with plainly("pipeline"), Server() as server:
         params = read(PARAMS)
+        wanted = {name: value for name, value in vars(asked).items() if value is not None and name != "serve"}
+        wanted["overrides"] = overriding.parsed(asked.overrides)
         with connected(server):
-            if serve:
-                schedule = Cron(params.schedule.cron, timezone=params.schedule.timezone)
-                pipeline.serve(name="nightly", schedule=schedule, limit=1)
+            if asked.serve:
+                parameters = {**NIGHTLY, **wanted}
+                schedule = nightly_at(params.schedule)
+                pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
             else:
-                pipeline()
+                call(pipeline, wanted)
+
+
+def nightly_at(schedule: Schedule) -> PrefectSchedule:
+    """When the nightly run is due. Raises UserError if Prefect can't read the cron line."""
+    try:
+        return Cron(schedule.cron, timezone=schedule.timezone)
+    except ValueError as error:
+        raise UserError(f"{PARAMS}: schedule.cron: {error}. Give five fields, such as 0 2 * * *.") from None
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for: the flow's parameters, and whether to stay."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
+    yes_or_no = argparse.BooleanOptionalAction
+    parser.add_argument("--serve", action="store_true", help="stay, and run at schedule.cron")
+    parser.add_argument("--ref", help="a branch, tag or commit, in a clone of its own (served: main)")
+    parser.add_argument("--fresh", action=yes_or_no, help="new images by a new seed (served: yes)")
+    parser.add_argument("--publish", action=yes_or_no, help="push data, commit and tag (served: yes)")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="train.images=1000"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Server:
     def __init__(self) -> None:
         self.child: subprocess.Popen[bytes] | None = None
         url = get_current_settings().api.url
-        if url and not _answers(url):
+        if url and not answers(url):
             sys.stderr.write(f"PREFECT_API_URL: no server answers at {url}; going on with a temporary one.\n")
             url = None
         self.url = url or self._start()
@@ -88,7 +88,8 @@ class Server:
             return False
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether anything takes connections where a URL points, asked for two seconds at most."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

@@ -2,46 +2,110 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tasks.children import die_with_parent, stop_group
 from tasks.errors import UserError
+from tasks.secrets import for_stage, for_stores, hidden
 
 log = logging.getLogger("mintage.dvc")
-UNCHANGED = "didn't change, skipping"
+# DVC runs a stage through a shell. Bash gives way to a single command, so that the stage is DVC's own
+# child and ends with it (tasks/children.py); dash would stand between them.
+SHELL = {"SHELL": shell} if (shell := shutil.which("bash")) else {}
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Any]:
+    """DVC's view of the project at `root`. Raises UserError in DVC's words for what DVC refuses."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    # Here it is only asked; what its commands have to say comes from the child.
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        with Repo(str(root)) as repo:
+            yield repo
+    except DvcException as error:
+        raise UserError(f"dvc: {hidden(str(error))}") from None
 
 
 def stages(root: Path) -> list[str]:
     """The names of dvc.yaml's stages, each after those it depends on. Raises UserError if it is broken."""
     import networkx
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
-    try:
-        with Repo(str(root)) as repo:
-            graph = repo.index.graph
-            written = {stage: place for place, stage in enumerate(repo.index.stages)}
-            ordered = networkx.lexicographical_topological_sort(graph.reverse(), key=written.__getitem__)
-            return [stage.name for stage in ordered]
-    except DvcException as error:
-        raise UserError(f"dvc.yaml: {error}") from None
+    with opened(root) as repo:
+        graph = repo.index.graph
+        written = {stage: place for place, stage in enumerate(repo.index.stages)}
+        ordered = networkx.lexicographical_topological_sort(graph.reverse(), key=written.__getitem__)
+        return [stage.name for stage in ordered]
 
 
-def reproduce(stage: str, root: Path, environment: Mapping[str, str]) -> bool:
+def reproduce(stage: str, root: Path, environment: Mapping[str, str], sparse: bool = False) -> bool:
     """Run `dvc repro --single-item` for one stage in a child process; whether anything had changed.
 
     Its lines go to the log. The child has a session of its own, so that stopping this process stops
-    DVC and the stage under it. Raises UserError with DVC's last lines if it fails.
+    DVC and the stage under it. In a `sparse` tree an out may be missing as long as nobody needs it:
+    what a changed stage reads is pulled first. Raises UserError with DVC's last lines if it fails.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    with opened(root) as repo, repo.lock:
+        (found,) = [each for each in repo.index.stages if each.name == stage]
+        upstream = [each for each in repo.index.stages if each is not found] if sparse else None
+        if not found.changed(allow_missing=sparse, upstream=upstream):
+            return False
+        made = [out.fs_path for each in repo.index.stages for out in each.outs]
+        lacking = [
+            dep.def_path
+            for dep in found.deps
+            if not dep.exists and any(Path(dep.fs_path).is_relative_to(out) for out in made)
+        ]
+    if sparse and lacking:
+        fetch(lacking, root)
+    asked = {**for_stage(os.environ, stage), **environment, **SHELL}
+    _dvc(["repro", "--single-item", stage], root, asked, stage)
+    return True
+
+
+def fetch(paths: Sequence[str], root: Path) -> None:
+    """Bring outs of dvc.lock into the tree, from the cache or else the default remote.
+
+    Raises UserError with DVC's last lines if one is in neither.
+    """
+    _dvc(["pull" if remote(root) else "checkout", *paths], root, for_stores(os.environ), "fetch")
+
+
+def push(root: Path) -> None:
+    """Send the data that dvc.lock names to the default remote. Raises UserError with DVC's last lines."""
+    _dvc(["push"], root, for_stores(os.environ), "push")
+
+
+def remote(root: Path) -> str | None:
+    """The name of the default remote, if there is one."""
+    with opened(root) as repo:
+        return repo.config["core"].get("remote")
+
+
+def settle(root: Path) -> None:
+    """Take away outs that are not those of dvc.lock, left by another run: what is missing can be fetched."""
+    with opened(root) as repo:
+        for stage in repo.index.stages:
+            for out in stage.outs:
+                if out.exists and (not out.hash_info or out.workspace_status()):
+                    out.remove()
+
+
+def _dvc(arguments: Sequence[str], root: Path, environment: Mapping[str, str], doing: str) -> None:
     child = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "dvc", *arguments],
         cwd=root,
-        env={**os.environ, **environment, "PATH": _path()},
+        env={**environment, "PATH": _path()},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,20 +113,17 @@ def reproduce(stage: str, root: Path, environment: Mapping[str, str]) -> bool:
         start_new_session=True,
         preexec_fn=die_with_parent,
     )
-    lines: deque[str] = deque(maxlen=6)
-    changed = True
+    lines: deque[str] = deque(maxlen=5)
     try:
         assert child.stdout is not None
         for line in map(str.rstrip, child.stdout):
-            changed = changed and UNCHANGED not in line
             if line:
-                lines.append(line)
-                log.info("%s | %s", stage, line)
+                lines.append(hidden(line))
+                log.info("%s | %s", doing, lines[-1])
         if child.wait():
-            raise UserError(f"{stage}: failed under DVC. Its last lines:\n" + "\n".join(list(lines)[-5:]))
+            raise UserError(f"{doing}: failed under DVC. Its last lines:\n" + "\n".join(lines))
     finally:
         stop_group(child)
-    return changed
 
 
 def _path() -> str:

@@ -5,6 +5,7 @@ A section is a stage's params; `machine` says how work is carried out, and is no
 
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
@@ -251,10 +252,20 @@ class Machine(Section):
 
 
 class Schedule(Section):
-    """When `python -m flows.pipeline --serve` runs by itself."""
+    """When `python -m flows.pipeline --serve` runs by itself, and how many versions the cache keeps."""
 
     cron: str = "0 2 * * *"
     timezone: str = "UTC"
+    keep: int = Field(30, ge=1)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("give a name of the tz database, such as Europe/Berlin") from None
+        return value
 
 
 class Params(Section):

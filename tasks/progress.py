@@ -5,10 +5,14 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 
 log = logging.getLogger("mintage.progress")
 TERMINAL_SECONDS = 0.2
 LOG_SECONDS = 30.0
+WATCH_SECONDS = 10.0
+# Whoever else wants to know, such as a server that shows it: called now and then, and at the end.
+watchers: list[Callable[["Progress"], None]] = []
 
 
 class Progress:
@@ -21,7 +25,7 @@ class Progress:
         self.doing, self.total, self.done = doing, total, done
         self.unit, self.each = unit, each
         self.already = done
-        self.started = self.shown = time.monotonic()
+        self.started = self.shown = self.watched = time.monotonic()
         alone = multiprocessing.parent_process() is None
         self.terminal = alone and sys.stderr.isatty() and "CI" not in os.environ
 
@@ -29,6 +33,8 @@ class Progress:
         return self
 
     def __exit__(self, *failure: object) -> None:
+        if self.watched > self.started:
+            self._tell(self.watched)
         if self.terminal:
             sys.stderr.write("\r" + self.line() + "\n")
         elif failure[0] is None and "CI" not in os.environ:
@@ -38,6 +44,8 @@ class Progress:
         """Count `images` more, and show `note` (a loss, a split) beside them."""
         self.done += images
         now = time.monotonic()
+        if now - self.watched >= WATCH_SECONDS:
+            self._tell(now)
         if now - self.shown < (TERMINAL_SECONDS if self.terminal else LOG_SECONDS):
             return
         self.shown = now
@@ -46,6 +54,11 @@ class Progress:
             sys.stderr.flush()
         elif "CI" not in os.environ:
             log.info(self.line(note))
+
+    def _tell(self, now: float) -> None:
+        self.watched = now
+        for watcher in list(watchers):
+            watcher(self)
 
     def line(self, note: str = "") -> str:
         """The words that are shown: what, how many, how fast, how long to go."""

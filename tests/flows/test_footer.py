@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from flows import footer, server
 from flows.footer import arguments_of
 from tasks.errors import PassingError, UserError
+from tasks.progress import Progress
 from tasks.reading import read
 from tests.house import PARAMS, ROOT, STAGES
 
@@ -155,7 +157,7 @@ def test_a_server_that_does_not_come_up_is_told(monkeypatch, end):
         return "http://127.0.0.1:1/api"
 
     monkeypatch.setattr(server.Server, "_start", start)
-    monkeypatch.setattr(server, "_answers", lambda url: False)
+    monkeypatch.setattr(server, "answers", lambda url: False)
     with server.Server() as found, pytest.raises(UserError, match="did not start"):
         found.wait()
     assert found.child.poll() is not None
@@ -172,3 +174,81 @@ def test_retrying_is_not_worth_it_for_what_the_user_must_mend():
     assert not footer.worth_retrying(None, None, State(UserError("mend it")))
     for passing in (PassingError("it broke off"), OSError("came and went")):
         assert footer.worth_retrying(None, None, State(passing))
+
+
+def test_a_server_that_went_away_does_not_undo_finished_work(monkeypatch):
+    from httpx import ConnectError
+    from prefect import Flow
+
+    def ends(self, **arguments):
+        if "early" not in arguments:
+            self.fn(**arguments)
+        raise ConnectError("all connection attempts failed")
+
+    monkeypatch.setattr(Flow, "__call__", ends)
+    monkeypatch.delenv(footer.PARENT, raising=False)
+    done = []
+
+    def work(n, early=False):
+        done.append(n)
+
+    stage = footer.stage(work)
+    footer.call(stage, {"n": 1})
+    assert done == [1]
+    with pytest.raises(ConnectError):
+        footer.call(stage, {"n": 2, "early": True})
+
+
+def test_a_run_that_was_killed_is_not_running_for_ever(prefect):
+    """A nested run that is still running when its task ends gets that task's word for its own end."""
+    from prefect import flow, get_client, task
+    from prefect.client.schemas.filters import TaskRunFilter
+    from prefect.runtime import task_run
+    from prefect.states import Completed, Crashed, Running
+
+    @flow
+    def killed():
+        pass
+
+    @task
+    def reproduce():
+        with get_client(sync_client=True) as client:
+            deadline = time.monotonic() + 20  # a task run comes to the server as an event, a little later
+            while not client.read_task_runs(task_run_filter=TaskRunFilter(id={"any_": [task_run.id]})):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            runs = [
+                client.create_flow_run(killed, parent_task_run_id=task_run.id, state=state)
+                for state in (Running(), Completed())
+            ]
+            footer.close_nested(task_run.id, Crashed(message="it was killed"))
+            return [client.read_flow_run(run.id).state.type.value for run in runs]
+
+    assert flow(lambda: reproduce(), name="calling")() == ["CRASHED", "COMPLETED"]
+
+
+def test_progress_is_one_artifact_brought_up_to_date(prefect, monkeypatch):
+    from prefect import flow
+    from prefect.artifacts import Artifact
+
+    monkeypatch.setattr(footer, "SHOWN", {})
+    monkeypatch.setattr(footer, "watchers", [footer.show_progress])
+
+    @flow
+    def train():
+        for done in (10, 40):
+            footer.show_progress(Progress("train, on one thread", 80, done))
+
+    train()
+    (shown,) = footer.SHOWN.values()
+    found = Artifact.get("train-progress")
+    assert (found.id, found.type, found.data) == (shown, "progress", 50.0)
+    assert footer.watchers
+
+
+def test_a_server_that_can_not_be_told_is_not_asked_again(monkeypatch):
+    monkeypatch.setattr(footer, "watchers", [footer.show_progress])
+    monkeypatch.setattr(footer, "SHOWN", {})
+    monkeypatch.setattr(footer, "_artifact", lambda create, **told: None)
+    footer.show_progress(Progress("train", 80))
+    assert footer.watchers == []

@@ -1,12 +1,18 @@
 """DVC decides the order and whether a stage runs; its failure is told in its own last lines."""
 
+import os
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from tasks import dvc
+from tasks import dvc, workspace
 from tasks.errors import UserError
 from tests.house import ROOT, STAGES
+from tests.processes import gone
 
 
 @pytest.fixture
@@ -46,3 +52,47 @@ def test_a_broken_dvc_yaml_is_named(project):
     (project / "dvc.yaml").write_text("stages: [")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         dvc.stages(project)
+
+
+def test_a_stage_is_told_no_key(project, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never to be seen")
+    monkeypatch.setenv("PREFECT_API_KEY", "told to the server")
+    (project / "dvc.yaml").write_text("stages: {told: {cmd: env > told.txt, outs: [told.txt]}}")
+    dvc.reproduce("told", project, {"MINTAGE_TASK_RUN": "some run"})
+    told = (project / "told.txt").read_text()
+    assert "never to be seen" not in told
+    assert "told to the server" in told
+    assert "MINTAGE_TASK_RUN=some run" in told
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from tasks.children import die_with_parent
+die_with_parent()
+Path("pid").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+@pytest.mark.parametrize("killed", ["the run", "dvc"])
+def test_no_stage_and_no_lock_outlive_a_killed_process(project, monkeypatch, killed):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (project / "slow.py").write_text(SLOW)
+    (project / "dvc.yaml").write_text("stages: {slow: {cmd: python slow.py, outs: [slow.txt]}}")
+    code = "import sys; from pathlib import Path; from tasks import dvc; dvc.reproduce('slow', Path('.'), {})"
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=project, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (project / "pid").exists() or not (project / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stage = int((project / "pid").read_text())
+    child = int(Path(f"/proc/{stage}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(run.pid if killed == "the run" else child, signal.SIGKILL)
+    run.wait(10)
+    assert gone(stage, within=10)
+    assert gone(child, within=10)
+    workspace.free(project)
+    (project / "slow.py").write_text("open('slow.txt', 'w')")
+    assert dvc.reproduce("slow", project, {}) is True

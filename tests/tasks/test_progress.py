@@ -82,3 +82,17 @@ def test_a_worker_leaves_the_terminal_to_its_parent(clock, monkeypatch):
         clock[0] += 1
         bar.add(10)
     assert screen.getvalue() == ""
+
+
+def test_watchers_are_told_now_and_then_and_at_the_end(clock, monkeypatch):
+    told = []
+    monkeypatch.setattr(progress, "watchers", [lambda bar: told.append(bar.done)])
+    with Progress("train", 100) as bar:
+        for _ in range(33):
+            clock[0] += 1
+            bar.add(3)
+    assert told == [30, 60, 90, 99]
+    with Progress("soon done", 100) as bar:
+        clock[0] += 1
+        bar.add(100)
+    assert len(told) == 4

@@ -1,0 +1,44 @@
+"""git, asked in plain commands that never wait for a password and never show one."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from tasks.errors import UserError
+from tasks.secrets import for_stores, hidden
+
+QUIET = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_EDITOR": "true"}
+LAST_LINES = 4
+
+
+def git(root: Path, *arguments: str, text: str | None = None) -> str:
+    """Run a git command in `root`, `text` its input, and return what it printed.
+
+    Raises UserError with its last lines if it fails.
+    """
+    done = _run(root, arguments, text)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()][-LAST_LINES:]
+        raise UserError(hidden("\n".join([f"git {arguments[0]}: failed in {root}.", *said])))
+    return done.stdout.strip()
+
+
+def asked(root: Path, *arguments: str) -> str | None:
+    """What a git command printed, or None if it failed: for questions that may have no answer."""
+    done = _run(root, arguments, None)
+    return None if done.returncode else done.stdout.strip()
+
+
+def _run(root: Path, arguments: tuple[str, ...], text: str | None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            env={"GIT_SSH_COMMAND": "ssh -o BatchMode=yes", **for_stores(os.environ), **QUIET},
+            input=text or "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: not found. git and the project's folder are needed.") from None

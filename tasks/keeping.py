@@ -1,0 +1,64 @@
+"""Keeping the local cache level: of what runs in the clone made, the latest published versions stay.
+
+Whatever a run leaves is remembered by a commit of its dvc.lock. Only data that such a commit names
+is ever removed, and only from the cache: what a user made by hand, and the remote, stay whole.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from tasks import dvc
+from tasks.git import git
+
+log = logging.getLogger("mintage.keeping")
+HELD = "refs/mintage/held/"
+TAGS = "refs/tags/dataset/"
+WRITTEN = ("dvc.lock", "params.yaml", ".gitignore")
+IDENTITY = ("-c", "user.name=mintage", "-c", "user.email=mintage@localhost")
+
+
+def hold(root: Path) -> None:
+    """Remember what the last run left in the clone, published or not."""
+    if not (root / "dvc.lock").exists():
+        return
+    git(root, "add", "--", *[name for name in WRITTEN if (root / name).exists()])
+    tree = git(root, "write-tree")
+    made = git(root, *IDENTITY, "commit-tree", tree, "-p", "HEAD", "-m", "held")
+    git(root, "update-ref", HELD + tree, made)
+
+
+def trim(root: Path, home: Path, keep: int) -> int:
+    """Remove from the cache what earlier runs made; return how many files it was.
+
+    The latest `keep` published versions stay, and whatever the clone, or the tree at `home` with its
+    branches and experiments, still uses.
+    """
+    from dvc_data.hashfile.gc import gc
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    hold(root)
+    listed = git(root, "for-each-ref", "--format=%(refname:lstrip=3) %(objectname)", HELD)
+    held = dict(line.split() for line in listed.splitlines())
+    latest = ("--sort=-creatordate", f"--count={keep}", "--format=%(*tree)%(tree)")
+    published = git(root, "for-each-ref", *latest, TAGS).split()
+    over = {tree: commit for tree, commit in held.items() if tree not in published}
+    if not over:
+        return 0
+    with dvc.opened(root) as own, dvc.opened(home) as users:
+        used = _used(own, revs=[commit for tree, commit in held.items() if tree in published])
+        used |= _used(users, all_branches=True, all_experiments=True)
+        unused = _used(own, revs=list(over.values())) - used
+        cache = own.cache.local
+        kept = [HashInfo(cache.hash_name, each) for each in cache.all() if each not in unused]
+        removed = gc(cache, kept)
+    for tree in over:
+        git(root, "update-ref", "-d", HELD + tree)
+    log.info("removed %d files from the cache; the last %d published versions stay", removed, keep)
+    return removed
+
+
+def _used(repo: Any, **which: Any) -> set[str]:
+    """The digests that a project's workspace and the named commits use, as far as the cache has them."""
+    objects = repo.used_objs(**which, force=True, skip_failed=True).values()
+    return {each.value for some in objects for each in some}

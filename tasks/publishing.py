@@ -1,0 +1,103 @@
+"""Publishing: gates, then the data, then the commit and the tag that name it.
+
+Nobody ever sees a dvc.lock whose data is not at the remote yet, and a race that is lost changes
+nothing: the run goes on from the winner's commit.
+"""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks import dvc
+from tasks.delivering import headline
+from tasks.errors import UserError
+from tasks.gates import hold, judge, measured
+from tasks.git import asked, git
+from tasks.keeping import IDENTITY, WRITTEN
+from tasks.layout import EXPORT, PARAMS, REPORT, SCORES
+from tasks.params import Bound
+from tasks.reading import mapping, parse
+from tasks.workspace import BRANCHES, branch, fetch
+
+log = logging.getLogger("mintage.publishing")
+TAGS = "dataset"
+DIGITS = 8
+
+
+def ready(root: Path) -> None:
+    """Raise UserError, before any work, if there is nowhere to publish to or the name makes no tag."""
+    if not dvc.remote(root):
+        raise UserError("publish: no DVC remote. Add one: dvc remote add --default NAME URL, and commit it.")
+    url = git(root, "remote", "get-url", "origin")
+    if Path(url, ".git").exists():
+        raise UserError(f"publish: {url} is a working tree. Push to a bare one: git remote add origin URL.")
+    name = _name(root)
+    if asked(root, "check-ref-format", f"refs/tags/{TAGS}/{name}/x") is None:
+        raise UserError(f"export.name: git can't tag a dataset as {name!r}. Choose another name.")
+
+
+def publish(root: Path, ref: str, due: datetime) -> bool:
+    """Publish what lies in the clone, as made from `ref`; False if somebody else was faster.
+
+    The tag tells the day for which the run was due, and the dataset's digest; a dataset that is
+    published already gets no second one. Raises UserError if a gate is broken or a remote fails.
+    """
+    gates = {name: parse(Bound, bound, f"gates.{name}") for name, bound in _section(root, "gates").items()}
+    hold(judge(gates, measured(root / SCORES, root / REPORT)))
+    dvc.push(root)
+    base = git(root, "rev-parse", "HEAD")
+    git(root, "add", "--", *[name for name in WRITTEN if (root / name).exists()])
+    wanted = []
+    label = f"{_name(root)} {due.astimezone(UTC):%Y-%m-%d}-{digest(root)[:DIGITS]}"
+    if asked(root, "diff", "--cached", "--quiet") is None:
+        git(root, *identity(root), "commit", "--quiet", "--no-verify", "-m", f"Publish {label}")
+        wanted += [f"HEAD:refs/heads/{ref}"] if branch(root, ref) else []
+    tag = f"{TAGS}/{label.replace(' ', '/')}"
+    if not git(root, "tag", "--list", f"{TAGS}/{_name(root)}/*-{digest(root)[:DIGITS]}"):
+        message = f"{label}\n\n{yaml.safe_dump(headline(root), sort_keys=False)}"
+        git(root, *identity(root), "tag", "--annotate", "--file", "-", tag, text=message)
+        wanted += [f"refs/tags/{tag}"]
+    if not wanted:
+        log.info("%s is published already", label)
+        return True
+    try:
+        git(root, "push", "--quiet", "--atomic", "origin", *wanted)
+    except UserError:
+        asked(root, "tag", "--delete", tag)
+        if _moved(root, ref, base):
+            log.info("somebody else pushed to %s first; going on from there", ref)
+            return False
+        raise
+    log.info("published %s", tag)
+    return True
+
+
+def digest(root: Path) -> str:
+    """The digest of data/export in dvc.lock. Raises UserError if it is not there."""
+    stages = mapping(root / "dvc.lock", "DVC's lock").get("stages", {})
+    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+        if out["path"] == EXPORT.as_posix():
+            return out["md5"]
+    raise UserError(f"dvc.lock: names no {EXPORT}, so there is nothing to publish.")
+
+
+def identity(root: Path) -> tuple[str, ...]:
+    """git's options that say who publishes: whoever git knows, or else Mintage itself."""
+    return () if asked(root, "config", "user.email") else IDENTITY
+
+
+def _moved(root: Path, ref: str, base: str) -> bool:
+    """Whether origin's branch is no longer where the run began."""
+    fetch(root)
+    return branch(root, ref) and git(root, "rev-parse", BRANCHES + ref) != base
+
+
+def _name(root: Path) -> str:
+    return str(_section(root, "export").get("name"))
+
+
+def _section(root: Path, name: str) -> dict[str, Any]:
+    return mapping(root / PARAMS, "sections such as `ingest:`").get(name) or {}

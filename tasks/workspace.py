@@ -1,0 +1,155 @@
+"""The clone of its own in which a scheduled run works: kept between runs, never the user's tree.
+
+It lies in the user's cache folder, shares the DVC cache and the remotes' settings of the tree that
+the run was started from, and is brought to the wanted commit at every run. Unfinished work in it
+stays, so that a run that was cut off is gone on with.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks import dvc
+from tasks.errors import UserError
+from tasks.git import asked, git
+from tasks.keeping import hold
+from tasks.layout import PARAMS
+from tasks.overriding import override
+from tasks.secrets import for_stage
+
+log = logging.getLogger("mintage.workspace")
+BRANCHES = "refs/remotes/origin/"
+
+
+@contextmanager
+def clone_of(home: Path) -> Iterator[Path]:
+    """Hold the clone that belongs to the tree at `home`, alone; another run waits until this one ends."""
+    root = place(home)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_name(root.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another run is at work in %s; waiting for it", root)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield root
+
+
+def place(home: Path) -> Path:
+    """Where the clone lies: one for each origin, in `$XDG_CACHE_HOME/mintage` or `~/.cache/mintage`."""
+    url = origin(home)
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = re.sub(r"[^\w.-]+", "-", re.split(r"[/:\\]", url.removesuffix(".git").rstrip("/"))[-1])
+    return caches / "mintage" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def origin(home: Path) -> str:
+    """What the clone is cloned from: the tree's own origin, else the tree itself.
+
+    Raises UserError if the tree is no git repository.
+    """
+    top = asked(home, "rev-parse", "--show-toplevel")
+    if top is None:
+        raise UserError(f"ref: {home} is no git repository, so there is nothing to clone.")
+    url = asked(home, "remote", "get-url", "origin")
+    if url is None:
+        return top
+    local = "://" not in url and (Path(top) / url).exists()
+    return str((Path(top) / url).resolve()) if local else url
+
+
+def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> None:
+    """Bring the clone to `ref` with `changes` in its params.yaml, checked, and DVC's settings shared.
+
+    Raises UserError if the ref is unknown, origin can't be reached, or the params are not sound.
+    """
+    if not (root / ".git").exists():
+        log.info("cloning into %s", root)
+        root.mkdir(parents=True, exist_ok=True)
+        git(root, "init", "--quiet")
+    free(root)
+    git(root, "config", "remote.origin.url", origin(home))
+    fetch(root)
+    hold(root)
+    git(root, "checkout", "--quiet", "--force", "--detach", commit(root, ref))
+    share(home, root)
+    dvc.settle(root)
+    override(root / PARAMS, changes)
+    check(root)
+
+
+def fetch(root: Path) -> None:
+    """Learn origin's branches and tags, and forget those that it has not."""
+    git(
+        root,
+        "fetch",
+        "--quiet",
+        "--prune",
+        "origin",
+        f"+refs/heads/*:{BRANCHES}*",
+        "+refs/tags/*:refs/tags/*",
+    )
+
+
+def branch(root: Path, ref: str) -> bool:
+    """Whether `ref` is a branch of origin, which can be published to; a tag or a commit only gets tags."""
+    return asked(root, "rev-parse", "--verify", "--quiet", BRANCHES + ref) is not None
+
+
+def commit(root: Path, ref: str) -> str:
+    """The commit that a branch, a tag or a digest means at origin. Raises UserError if there is none."""
+    names = [BRANCHES + ref, f"refs/tags/{ref}"]
+    names += [ref] if re.fullmatch("[0-9a-f]{7,64}", ref) else []
+    for name in names:
+        if found := asked(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"):
+            return found
+    there = git(root, "for-each-ref", "--format=%(refname:lstrip=3)", BRANCHES).split()
+    raise UserError(f"ref: origin has no branch, tag or commit {ref!r}; its branches: {', '.join(there)}.")
+
+
+def check(root: Path) -> None:
+    """Hold the params.yaml of a tree against that tree's own code. Raises UserError naming the key."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.reading"],
+        cwd=root,
+        env=for_stage(os.environ, "check"),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(done.stderr.strip()[-2_000:])
+
+
+def share(home: Path, root: Path) -> None:
+    """Give the clone the DVC cache of the tree at `home`, and what only that tree knows of its remotes."""
+    from dvc.config import Config
+
+    with dvc.opened(home) as repo:
+        cache = repo.cache.local_cache_dir
+    known, own = Config(str(home / ".dvc")), Config(str(root / ".dvc"))
+    with own.edit("local") as settings:
+        settings.clear()
+        settings.update(known.read("local"))
+        settings.setdefault("cache", {})["dir"] = cache
+        for name, remote in known.read("repo").get("remote", {}).items():
+            # A folder is written relative to the tree, and from the clone would be another one.
+            if "://" not in remote["url"]:
+                settings.setdefault("remote", {}).setdefault(name, {}).setdefault("url", remote["url"])
+    (root / ".dvc/config.local").chmod(0o600)
+
+
+def free(root: Path) -> None:
+    """Remove the locks that a killed run left: whoever holds the clone is alone in it.
+
+    DVC takes a dead process that nobody has waited for, or another that got its number, for alive.
+    """
+    for stale in [*(root / ".git").rglob("*.lock"), root / ".dvc/tmp/rwlock"]:
+        stale.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Two ways to schedule, `--serve` and prefect.yaml, that promise the same."""
+
+import contextlib
+import inspect
+import sys
+
+import pytest
+import yaml
+
+from flows import pipeline as nightly
+from tasks.errors import UserError
+from tasks.params import Schedule
+from tests.house import PARAMS, ROOT
+
+PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+DEPLOYMENTS = {each["name"]: each for each in PREFECT["deployments"]}
+
+
+def test_there_is_one_for_each_night_and_one_for_now():
+    assert list(DEPLOYMENTS) == ["nightly", "on-demand"]
+    assert DEPLOYMENTS["nightly"]["schedules"] == [{k: PARAMS["schedule"][k] for k in ("cron", "timezone")}]
+    assert DEPLOYMENTS["on-demand"]["schedules"] == []
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_it_queues_and_its_parameters_are_the_flows(name):
+    deployment = DEPLOYMENTS[name]
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    assert deployment["parameters"].keys() <= inspect.signature(nightly.pipeline.fn).parameters.keys()
+    assert deployment["parameters"]["ref"]  # without one it would work in the tree it was started from
+    assert name in deployment["tags"]
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_its_entrypoint_loads_from_another_folder(name, tmp_path, monkeypatch):
+    from prefect.deployments.steps.pull import set_working_directory
+    from prefect.flows import load_flow_from_entrypoint
+
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".", str(ROOT))])
+    for module in [m for m in sys.modules if m.split(".")[0] in ("flows", "tasks", "models")]:
+        monkeypatch.delitem(sys.modules, module)
+    with contextlib.chdir(tmp_path):
+        set_working_directory(str(ROOT))  # the step that `prefect deploy` writes for a worker
+        flow = load_flow_from_entrypoint(DEPLOYMENTS[name]["entrypoint"], use_placeholder_flow=False)
+    assert flow.name == "pipeline"
+    flow.validate_parameters(DEPLOYMENTS[name]["parameters"])
+
+
+def served(monkeypatch, *given):
+    """What `python -m flows.pipeline --serve` asks of Prefect."""
+    asked = {}
+    monkeypatch.setattr("sys.argv", ["flows.pipeline", "--serve", *given])
+    monkeypatch.setattr(nightly.Server, "_start", lambda self: "http://127.0.0.1:1/api")
+    monkeypatch.setattr(nightly.Server, "wait", lambda self: self.url)
+    monkeypatch.setattr(
+        type(nightly.pipeline), "serve", lambda self, name, **wanted: asked.update(wanted, name=name)
+    )
+    nightly.main()
+    return asked
+
+
+def test_serving_is_the_nightly_deployment(monkeypatch):
+    asked, nightly_one = served(monkeypatch), DEPLOYMENTS["nightly"]
+    assert asked["name"] == "nightly"
+    assert asked["parameters"] == {**nightly_one["parameters"], "overrides": {}}
+    assert asked["limit"] == 1
+    assert asked["tags"] == nightly_one["tags"]
+    (schedule,) = nightly_one["schedules"]
+    assert (asked["schedule"].cron, asked["schedule"].timezone) == (schedule["cron"], schedule["timezone"])
+
+
+def test_serving_takes_the_flows_parameters(monkeypatch):
+    asked = served(monkeypatch, "--no-publish", "--ref=v1", "--set", "train.images=9")
+    assert asked["parameters"] == {
+        "fresh": True, "ref": "v1", "publish": False, "overrides": {"train.images": 9},
+    }  # fmt: skip
+
+
+def test_a_cron_line_that_is_none_is_told():
+    with pytest.raises(UserError, match=r"schedule\.cron: .*nightly at two"):
+        nightly.nightly_at(Schedule(cron="nightly at two"))

@@ -1,0 +1,113 @@
+"""What a run wants otherwise is written into params.yaml as data, and is nothing else but data."""
+
+import shutil
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.errors import UserError
+from tasks.overriding import changes, override, parsed, seed
+from tests.house import PARAMS, ROOT, STAGES
+
+DUE = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
+# What a shell, DVC's templates or YAML could take for more than words.
+NASTY = st.sampled_from(
+    ["$(touch evil)", "`touch evil`", "; touch evil", "${train.seed}", "!!python/none", "#", "\n"]
+)
+TEXT = st.lists(NASTY | st.text(max_size=5), min_size=1, max_size=4).map("".join)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+
+
+def test_only_the_named_keys_change_and_comments_stay(path):
+    override(path, {"train.images": 7, "gates.kept_ratio.min": 0.25, "generate.seed": 5})
+    before = (ROOT / "params.yaml").read_text().splitlines()
+    after = path.read_text().splitlines()
+    assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [
+        ("  images: 140000", "  images: 7"),
+        ("  seed: 0", "  seed: 5"),
+        ("  kept_ratio: {min: 0.5}", "  kept_ratio: {min: 0.25}"),
+    ]
+
+
+def test_sections_that_are_null_or_have_dots_in_their_names(path):
+    override(path, {"gates": {"accuracy.real.mean": {"min": 0.5}}, "filter.dark.share": 0.1})
+    override(path, {"gates.accuracy.real.mean.max": 0.9})
+    found = yaml.safe_load(path.read_text())
+    assert found["gates"] == {"accuracy.real.mean": {"min": 0.5, "max": 0.9}}
+    assert found["filter"]["dark"] == {"share": 0.1}
+
+
+def test_no_changes_leave_the_file_alone(path):
+    path.write_text("not: [even yaml")
+    override(path, {})
+
+
+def test_a_key_that_leads_through_a_value_is_told(path):
+    with pytest.raises(UserError, match=r"overrides\.train\.seed\.x: seed holds 0, not a section"):
+        override(path, {"train.seed.x": 1})
+
+
+def test_fresh_is_the_same_seed_for_the_same_night():
+    elsewhere = DUE.astimezone(timezone(timedelta(hours=9)))
+    assert changes({"train.images": 9}, DUE) == {"train.images": 9, "generate.seed": seed(DUE)}
+    assert seed(elsewhere.replace(microsecond=7)) == seed(DUE)
+    assert len({seed(DUE + timedelta(days=n)) for n in range(400)}) == 400
+    assert all(0 <= seed(DUE + timedelta(days=n)) < 2**31 for n in range(400))
+    assert changes({"train.images": 9}, None) == {"train.images": 9}
+
+
+def test_two_seeds_are_one_too_many():
+    with pytest.raises(UserError, match=r"generate\.seed and fresh"):
+        changes({"generate.seed": 1}, DUE)
+
+
+def test_pairs_of_a_command_line():
+    assert parsed(["train.images=9", "evaluate.arms=[real]", "ingest.source=a=b", "generate.steps="]) == {
+        "train.images": 9,
+        "evaluate.arms": ["real"],
+        "ingest.source": "a=b",
+        "generate.steps": None,
+    }
+    for wrong in ("train.images", "evaluate.arms=[", ""):
+        with pytest.raises(UserError, match="KEY=VALUE"):
+            parsed([wrong])
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A project of DVC's whose params can be changed, with the shipped dvc.yaml."""
+    from dvc.repo import Repo
+
+    root = tmp_path_factory.mktemp("tree")
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, root)
+    with Repo.init(str(root), no_scm=True) as repo:
+        yield repo
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    value=TEXT,
+    key=st.sampled_from(["ingest.source", "export.license", "preprocess.group_by", "train.family"]),
+)
+def test_no_override_can_become_a_command(tree, value, key):
+    from dvc.parsing import DataResolver
+
+    path = Path(tree.root_dir) / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    override(path, {key: value})
+    section, name = key.split(".")
+    assert yaml.safe_load(path.read_text()) == {**PARAMS, section: {**PARAMS[section], name: value}}
+    written = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    resolved = DataResolver(tree, tree.root_dir, written).resolve()["stages"]
+    assert {stage: found["cmd"] for stage, found in resolved.items()} == {
+        stage: f"python -m flows.{stage}" for stage in STAGES
+    }

@@ -1,0 +1,78 @@
+"""What a scheduled run leaves at its remotes, and what not: real git and DVC, stages that take no time."""
+
+import json
+import shutil
+
+import pytest
+
+from tasks import dvc, workspace
+from tasks.errors import UserError
+from tests import publishing as tiny
+from tests.nights import Nights
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory):
+    base = tmp_path_factory.mktemp("nights")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.settle(patch, base)
+        # In this process, as starting DVC takes longer than all that it does here.
+        patch.setattr(dvc, "_dvc", tiny.in_process)
+        patch.setattr(workspace, "check", lambda root: None)
+        yield Nights(base)
+
+
+def test_a_second_night_without_changes_publishes_nothing_new(nights):
+    assert nights.run(0) == ["generate", "export"]
+    before = nights.tags(), nights.main()
+    assert nights.run(1, fresh=False) == []
+    assert (nights.tags(), nights.main()) == before
+    assert len(before[0]) == 1
+
+
+def test_a_breached_gate_publishes_nothing(nights):
+    before = nights.tags(), nights.main()
+    with pytest.raises(UserError, match=r"kept_ratio +0\.75 +min 0\.9 +under by 0\.15"):
+        nights.run(2, gates__kept_ratio__min=0.9)
+    assert (nights.tags(), nights.main()) == before
+
+
+def test_a_remote_that_is_down_costs_its_night_alone(nights):
+    before = nights.tags(), nights.main()
+    store, aside = nights.base / "store", nights.base / "aside"
+    store.rename(aside)
+    store.write_text("not a folder")
+    try:
+        with pytest.raises(UserError, match="push: failed under DVC"):
+            nights.run(3)
+        assert (nights.tags(), nights.main()) == before
+    finally:
+        store.unlink()
+        aside.rename(store)
+    assert nights.run(4) == ["generate", "export"]
+    assert len(nights.tags()) == 2
+
+
+def test_an_empty_machine_pulls_what_it_needs_and_makes_nothing_again(nights):
+    shutil.rmtree(nights.clone)
+    shutil.rmtree(nights.home / ".dvc/cache")
+    assert nights.run(5, fresh=False) == []
+    assert json.loads((nights.clone / "data/export/index.json").read_text())["kept"] == 3
+    assert not (nights.clone / "data/synthetic").exists()
+    assert nights.run(6, fresh=False, export__license="mit") == ["export"]  # pulls what export reads
+
+
+def test_old_versions_leave_the_cache_but_not_the_remote(nights):
+    nights.run(7, keep=2)
+    level = nights.cached()
+    by_hand = nights.home / ".dvc/cache/files/md5/ab/cdef"
+    by_hand.parent.mkdir(exist_ok=True)
+    by_hand.write_text("made by the user")
+    nights.run(8, publish=False, keep=2)
+    nights.run(9, keep=2)
+    assert nights.cached() == level + 1
+    assert by_hand.exists()
+    tiny.run(nights.home, "git", "fetch", "--quiet", "--tags", "origin")
+    oldest, origin = nights.tags()[0], str(nights.origin)
+    tiny.run(nights.base, "dvc", "get", "--quiet", "--rev", oldest, origin, "data/export")
+    assert (nights.base / "export/index.json").exists()

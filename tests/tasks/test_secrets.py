@@ -1,0 +1,47 @@
+"""A stage is told no key but Prefect's, a store none of Prefect's, and no log any."""
+
+from tasks.secrets import for_stage, for_stores, hidden
+
+GIVEN = {
+    "PATH": "/bin",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "OMP_NUM_THREADS": "1",
+    "AWS_SECRET_ACCESS_KEY": "aws",
+    "AWS_PROFILE": "me",
+    "GITHUB_TOKEN": "github",
+    "SSH_AUTH_SOCK": "/run/agent",
+    "SLACK_WEBHOOK": "https://hooks",
+    "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+    "PREFECT_API_KEY": "prefect",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql://u:p@db",
+    "GIT_DIR": "/elsewhere/.git",
+}
+
+
+def test_what_a_stage_may_know():
+    assert set(for_stage(GIVEN, "train")) == {
+        "PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PREFECT_API_URL", "PREFECT_API_KEY",
+    }  # fmt: skip
+
+
+def test_ingest_may_know_the_keys_of_its_sources():
+    more = set(for_stage(GIVEN, "ingest")) - set(for_stage(GIVEN, "train"))
+    assert {"AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} <= more
+    assert not [name for name in more if name.startswith(("PREFECT_", "GIT_", "SSH_"))]
+
+
+def test_what_git_and_dvc_may_know():
+    hidden_from_them = {
+        "PREFECT_API_URL",
+        "PREFECT_API_KEY",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+        "GIT_DIR",
+    }
+    assert set(for_stores(GIVEN)) == GIVEN.keys() - hidden_from_them
+
+
+def test_no_line_shows_a_password(monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "ghp_0123456789")
+    monkeypatch.setenv("SOME_KEY", "short")
+    said = "fatal: https://me:ghp_x@host/repo and ghp_0123456789, no short one; s3://bucket/a@b stays"
+    assert hidden(said) == "fatal: https://***@host/repo and ***, no short one; s3://bucket/a@b stays"

@@ -1,0 +1,105 @@
+"""The clone: at the wanted commit, with the user's settings, checked before any work, and held by one."""
+
+import fcntl
+import shutil
+
+import pytest
+import yaml
+
+from tasks import dvc, workspace
+from tasks.errors import UserError
+from tests import publishing as tiny
+
+LOCAL = """['remote "other"']
+    url = s3://bucket
+    secret_access_key = hidden
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    base = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.settle(patch, base)
+        yield tiny.project(base, url="../../store")
+
+
+@pytest.fixture
+def root(home):
+    with workspace.clone_of(home) as root:
+        yield root
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    monkeypatch.setattr(workspace, "check", lambda root: None)
+
+
+def test_a_branch_a_tag_or_a_commit(home, root, unchecked):
+    first = tiny.run(home, "git", "rev-parse", "HEAD")
+    tiny.run(home, "git", "push", "--quiet", "origin", "HEAD:refs/tags/v1")
+    tiny.commit(home, **{"source.txt": "2"})
+    second = tiny.run(home, "git", "rev-parse", "HEAD")
+    for ref, expected in (("main", second), ("v1", first), (first[:9], first)):
+        workspace.prepare(root, home, ref, {})
+        assert tiny.run(root, "git", "rev-parse", "HEAD") == expected
+    assert workspace.branch(root, "main")
+    assert not workspace.branch(root, "v1")
+
+
+@pytest.mark.parametrize("ref", ["mian", "--upload-pack=touch evil", "", "-", "main evil"])
+def test_an_unknown_ref_is_told_with_those_there_are(home, root, unchecked, ref):
+    workspace.prepare(root, home, "main", {})
+    with pytest.raises(UserError, match=r"no branch, tag or commit .*main"):
+        workspace.commit(root, ref)
+
+
+def test_what_a_killed_run_left_is_no_hindrance_and_unfinished_work_stays(home, root, unchecked):
+    workspace.prepare(root, home, "main", {"generate.seed": 7})
+    kept = root / "data/.unfinished/train/recipe/state"
+    for path in (root / ".git/index.lock", kept, root / "data/export/stale"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("left")
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    (root / "make.py").write_text("cut off in the middle")
+    workspace.prepare(root, home, "main", {})
+    assert kept.exists()
+    assert not (root / "data/export").exists()
+    assert not (root / "dvc.lock").exists()
+    assert tiny.run(root, "git", "status", "--porcelain") == ""
+
+
+def test_cache_and_folder_remotes_are_the_users(home, root, unchecked):
+    (home / ".dvc/config.local").write_text(LOCAL)
+    workspace.prepare(root, home, "main", {})
+    with dvc.opened(root) as own, dvc.opened(home) as users:
+        assert own.cache.local.path == users.cache.local.path == str(home / ".dvc/cache/files/md5")
+        remotes = own.config["remote"]
+    assert remotes["store"]["url"] == str(home.parent / "store")
+    assert (remotes["other"]["url"], remotes["other"]["secret_access_key"]) == ("s3://bucket", "hidden")
+    assert (root / ".dvc/config.local").stat().st_mode & 0o77 == 0
+    assert tiny.run(root, "git", "status", "--porcelain") == ""
+
+
+def test_a_wrong_override_is_told_before_any_work(home, root):
+    with pytest.raises(UserError, match=r"generate\.sed: unknown key; did you mean 'seed'\?"):
+        workspace.prepare(root, home, "main", {"generate.sed": 1})
+    assert yaml.safe_load((root / "params.yaml").read_text())["generate"]["sed"] == 1
+    with pytest.raises(UserError, match=r"train\.images: found 'many'"):
+        workspace.prepare(root, home, "main", {"train.images": "many"})
+
+
+def test_one_run_at_a_time_holds_it(home, root):
+    lock = root.with_name(root.name + ".lock")
+    with lock.open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_tree_without_origin_is_cloned_itself(home, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(home, alone)
+    tiny.run(alone, "git", "remote", "remove", "origin")
+    assert workspace.origin(alone) == str(alone)
+    shutil.rmtree(alone / ".git")
+    with pytest.raises(UserError, match="no git repository"):
+        workspace.origin(alone)
