@@ -56,7 +56,7 @@ def preprocess(source: Path, home: Path, size: int, workers: int) -> float:
     params, raw, real = PreprocessParams(size=size, channels=3), home / "raw", home / "real"
     real.mkdir()
     first = Shards.open(raw).table(["image"])["image"][0].as_py()["bytes"]
-    start_up(imaging.prepare, ([first], params), workers)
+    start_up(imaging.prepare, imaging.Job([first], [None], params), workers)
     started = time.monotonic()
     spool = imaging.spool(raw, real / "prepared", params, workers)
     seal(real, **splitting.split(spool, real, raw, params))
