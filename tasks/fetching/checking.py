@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -56,16 +57,17 @@ def _verify(item: Item, max_pixels: int) -> Good | Reject:
         partner = None if item.partner is None else _bytes(item.partner)
         if not data or partner == b"":
             return Reject(item.source, "empty", "0 bytes", digest)
-        with open_image(data) as image, open_image(data if partner is None else partner) as other:
-            width, height = image.size
-            if max(width * height, math.prod(other.size)) > max_pixels:
+        opened = [data] if partner is None else [data, partner]
+        with ExitStack() as stack:
+            images = [stack.enter_context(open_image(each)) for each in opened]
+            width, height = images[0].size
+            if max(math.prod(image.size) for image in images) > max_pixels:
                 detail = f"{width} x {height} pixels, more than ingest.max_pixels"
                 return Reject(item.source, "too_large", detail, digest)
-            if apart := differ(image, other):
+            if partner is not None and (apart := differ(*images)):
                 return Reject(item.source, "unlike_sizes", apart, digest)
-            image.load()
-            if partner is not None:
-                other.load()
+            for image in images:
+                image.load()
         return Good(digest, data, partner)
     except UnidentifiedImageError:
         return Reject(item.source, "foreign", "none of the image formats that are read", digest)
