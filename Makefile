@@ -12,8 +12,9 @@ run: setup
 	dvc repro
 	@echo "The report: data/report/report.html   The dataset: data/export"
 
+# A process a core, and each on one thread: two that share cores are slower than one after the other.
 test: setup
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile
 
 lint: setup
 	ruff check .
