@@ -22,6 +22,7 @@ from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
 from tasks.params import EvaluateParams, GenerateParams, Params, TrainParams
 from tasks.reading import parse
+from tasks.sampling import planning
 from tasks.shards import Shards, file_digest
 
 TUNED = ("diffusion", "vae", *peers.PEERS)
@@ -85,8 +86,8 @@ class Bench:
         """(N,) the labels to draw: balanced, as many as there are train images; -1 where unlabelled."""
         train = self.splits["train"]
         wanted = GenerateParams(num_samples=train.rows)
-        counts = sampling.class_counts(wanted, train.classes, train)
-        return sampling.spread(counts) if train.classes else np.full(counts[0], -1)
+        counts = planning.class_counts(wanted, train.classes, train)
+        return planning.spread(counts) if train.classes else np.full(counts[0], -1)
 
     def train_params(self, family: str, minutes: float) -> TrainParams:
         """The train section, with time as the only limit."""
@@ -161,9 +162,9 @@ class Bench:
     def draw(self, trained: Trained, most: int | None = None) -> probing.Images:
         """As many samples as there are train images, or the first `most` of them."""
         batch, labels, drawn = self.params.generate.batch, self.labels[:most], []
-        knobs = {name: getattr(self.params.generate, name) for name in sampling.KNOBS}
+        knobs = {name: getattr(self.params.generate, name) for name in planning.KNOBS}
         params = GenerateParams(batch=batch, **knobs)
-        seeds = [sampling.sample_seed(self.params.generate.seed, n) for n in range(len(labels))]
+        seeds = [planning.sample_seed(self.params.generate.seed, n) for n in range(len(labels))]
         for at in range(0, len(labels), batch):
             part = slice(at, at + batch)
             drawn.append(sampling.draw(trained.family, labels[part], seeds[part], params, trained.device)[0])

@@ -25,6 +25,7 @@ from tasks.fitting import training
 from tasks.layout import PARAMS, ROOT
 from tasks.params import Params
 from tasks.reading import read
+from tasks.sampling import planning
 from tasks.shards import write_text
 
 RESULT = ROOT / "benchmarks/results/shares.json"
@@ -76,7 +77,7 @@ def generating(data: Path, params: Params, device: Device, samples: int, steps: 
     """Draw `samples` into shards: images a second, and the share of time outside the network's forward."""
     wanted = params.generate.model_copy(update={"num_samples": samples, "steps": steps})
     checkpoint, real = data / "checkpoint", data / "real/train"
-    plan = sampling.plan(wanted, checkpoint, real)
+    plan = planning.plan(wanted, checkpoint, real)
     family = sampling._family(checkpoint.resolve(), plan.facts["digest"], device)
     clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:

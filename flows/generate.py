@@ -19,9 +19,10 @@ def generate(
 ) -> Path:
     """Draw the samples that are asked for, making only the shards that are missing."""
     from tasks import device, sampling  # torch: not before it is needed
+    from tasks.sampling import planning
 
     on = device.prepare(machine, params.precision)
-    plan = sampling.plan(params, checkpoint, real)
+    plan = planning.plan(params, checkpoint, real)
     made_by = recipe("generate", {"generate": params}, [checkpoint, real], on.facts, plan.facts["family"])
     engine = Engine(machine, on, made_by)
     with unfinished(out, made_by, resume=True) as work:

@@ -25,6 +25,7 @@ from tasks.params import (
     TrainParams,
 )
 from tasks.probing import gather
+from tasks.sampling import planning
 from tasks.shards import Shards, pixels, read_shard, seal
 from tests import making, pictures
 from tests.reports import Page
@@ -60,7 +61,7 @@ def data(tmp_path_factory):
 
 
 def draw(data, folder, params=PARAMS):
-    plan = sampling.plan(params, data / "checkpoint", data / "real/train")
+    plan = planning.plan(params, data / "checkpoint", data / "real/train")
     for number in plan.missing(folder):
         sampling.draw_shard(number, plan, data / "checkpoint", data / "real/train", folder, DEVICE)
     return plan
@@ -99,7 +100,7 @@ def test_no_parent_comes_from_any_split_but_train(data):
 @pytest.mark.parametrize("split", ["test", "calibrate"])
 def test_a_split_that_is_not_train_is_refused_as_a_source(data, split):
     with pytest.raises(UserError, match=f"split '{split}'"):
-        sampling.plan(PARAMS, data / "checkpoint", data / "real" / split)
+        planning.plan(PARAMS, data / "checkpoint", data / "real" / split)
 
 
 def test_a_sample_has_the_label_of_its_source(data):
@@ -130,7 +131,7 @@ def test_the_same_params_draw_the_same_samples(data, tmp_path):
 
 def test_another_seed_takes_other_sources(data):
     plans = [
-        sampling.plan(PARAMS.model_copy(update={"seed": s}), data / "checkpoint", data / "real/train")
+        planning.plan(PARAMS.model_copy(update={"seed": s}), data / "checkpoint", data / "real/train")
         for s in (3, 4)
     ]
     rows = [
@@ -150,7 +151,7 @@ def test_another_condition_than_it_was_trained_with_is_refused(data, tmp_path):
         tmp_path / "train", sample_table(len(table), **columns), facts.pop("classes"), **facts
     )
     with pytest.raises(UserError, match="condition none, but the checkpoint was trained with edges"):
-        sampling.plan(PARAMS, data / "checkpoint", other)
+        planning.plan(PARAMS, data / "checkpoint", other)
 
 
 def test_held_out_pairs_are_measured(data):

@@ -14,6 +14,7 @@ from tasks import fitting, judging, originals, sampling, watchdog
 from tasks.device import prepare
 from tasks.errors import PassingError, UserError
 from tasks.params import CalibrateParams, GenerateParams, Machine, TrainParams
+from tasks.sampling import planning
 from tasks.shards import Shards, file_digest, seal
 from tests import making
 from tests.house import PARAMS, families
@@ -45,7 +46,7 @@ def made(request, tmp_path_factory):
 
 def draw_all(folder, checkpoint, real, numbers=None, **changes):
     params = GenerateParams(**{"num_samples": 22, "batch": 8, "shard_size": 10, "seed": 4, **changes})
-    plan = sampling.plan(params, checkpoint, real)
+    plan = planning.plan(params, checkpoint, real)
     folder.mkdir(exist_ok=True)
     for number in plan.missing(folder) if numbers is None else numbers:
         sampling.draw_shard(number, plan, checkpoint, real, folder, DEVICE)
@@ -106,7 +107,7 @@ def test_another_seed_draws_other_images(made, tmp_path):
 
 def test_a_mapping_gives_each_class_its_number(made):
     params = GenerateParams(class_counts={"bar": 1, "row": 4})
-    assert np.bincount(sampling.plan(params, *made).labels).tolist() == [1, 0, 4]
+    assert np.bincount(planning.plan(params, *made).labels).tolist() == [1, 0, 4]
 
 
 def test_balance_fills_up_to_the_largest_real_class(made, tmp_path):
@@ -114,18 +115,18 @@ def test_balance_fills_up_to_the_largest_real_class(made, tmp_path):
     labels = np.array([0] * 5 + [1] * 2 + [2] * 3)
     table = making.samples(making.pictures(labels, 0), labels, "t", split=["train"] * 10)
     uneven = making.shards(tmp_path / "train", table, making.CLASSES, condition=making.CONDITION)
-    plan = sampling.plan(GenerateParams(class_counts="balance"), checkpoint, uneven)
+    plan = planning.plan(GenerateParams(class_counts="balance"), checkpoint, uneven)
     assert np.bincount(plan.labels).tolist() == [0, 3, 2]
 
 
 def test_balance_has_nothing_to_do_for_equal_classes(made):
     with pytest.raises(UserError, match="nothing to fill"):
-        sampling.plan(GenerateParams(class_counts="balance"), *made)
+        planning.plan(GenerateParams(class_counts="balance"), *made)
 
 
 def test_an_unknown_class_is_named(made):
     with pytest.raises(UserError, match=r"class_counts\.cat: no such class"):
-        sampling.plan(GenerateParams(class_counts={"cat": 3}), *made)
+        planning.plan(GenerateParams(class_counts={"cat": 3}), *made)
 
 
 def test_other_weights_than_described_are_refused(made, tmp_path):
@@ -134,7 +135,7 @@ def test_other_weights_than_described_are_refused(made, tmp_path):
     broken = shutil.copytree(made[0], tmp_path / "checkpoint")
     (broken / "model.safetensors").write_bytes(b"torn")
     seal(broken)
-    plan = sampling.plan(GenerateParams(num_samples=4), broken, made[1])
+    plan = planning.plan(GenerateParams(num_samples=4), broken, made[1])
     with pytest.raises(UserError, match="not the weights"):
         sampling.draw_shard(0, plan, broken, made[1], tmp_path, DEVICE)
 
@@ -195,7 +196,7 @@ def test_memory_that_is_never_enough_or_was_short_for_a_moment():
 def test_a_plan_knows_its_size_and_is_small(made):
     import pickle
 
-    plan = sampling.plan(GenerateParams(num_samples=100_000), *made)
+    plan = planning.plan(GenerateParams(num_samples=100_000), *made)
     real = Shards.open(made[1])
     each = sum(p.stat().st_size for p in real.paths) / real.rows
     assert plan.size(plan.shards) == pytest.approx(each * 100_000)
@@ -206,11 +207,11 @@ def test_a_plan_knows_its_size_and_is_small(made):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="dvc repro train"):
-        sampling.read_checkpoint(tmp_path / "none")
+        planning.read_checkpoint(tmp_path / "none")
 
 
 def test_an_unlabelled_plan_has_no_labels(made, tmp_path):
-    plan = sampling.plan(GenerateParams(num_samples=5), *made)
+    plan = planning.plan(GenerateParams(num_samples=5), *made)
     plan = replace(plan, drawn=(5,), facts={**plan.facts, "classes": []})
     assert plan.shards == [0]
     assert plan.labels.tolist() == [-1] * 5
@@ -218,7 +219,7 @@ def test_an_unlabelled_plan_has_no_labels(made, tmp_path):
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any))
 def test_every_prefix_holds_the_classes_in_proportion(counts):
-    labels = sampling.spread(counts)
+    labels = planning.spread(counts)
     assert np.bincount(labels, minlength=len(counts)).tolist() == counts
     total = sum(counts)
     for stop in range(1, total + 1):
@@ -228,6 +229,6 @@ def test_every_prefix_holds_the_classes_in_proportion(counts):
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))
 def test_no_two_runs_share_a_seed(one, other, number):
-    seed = sampling.sample_seed(one, number)
+    seed = planning.sample_seed(one, number)
     assert 0 <= seed < 2**63
-    assert (seed == sampling.sample_seed(other, number)) == (one == other)
+    assert (seed == planning.sample_seed(other, number)) == (one == other)

@@ -1,0 +1,194 @@
+"""Draw a shard: the samples of a plan, each from its own seed, in batches of one size."""
+
+import gc
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from tasks.batches import Pool, Sources, parents
+from tasks.device import Device
+from tasks.errors import PassingError, UserError
+from tasks.params import GenerateParams
+from tasks.progress import Progress
+from tasks.sampling.planning import Plan, build, knobs, labels_of, read_checkpoint, sample_seed
+from tasks.shards import (
+    INDEX,
+    file_digest,
+    image_column,
+    png,
+    sample_table,
+    shard_name,
+    spans,
+    write_shard,
+)
+
+
+def draw_shard(number: int, plan: Plan, checkpoint: Path, real: Path, folder: Path, device: Device) -> Path:
+    """Draw shard `number` of the plan into `folder`. Its bytes depend on nothing else.
+
+    The batch has one size always, the last one padded, because kernels round differently at
+    other sizes; each sample has its own noise, so its neighbours don't matter.
+    """
+    start, stop = spans(len(plan.labels), plan.params.shard_size)[number]
+    labels = plan.labels[start:stop]
+    seeds = [sample_seed(plan.params.seed, n) for n in range(start, stop)]
+    family = _family(checkpoint.resolve(), plan.facts["digest"], device)
+    sources = None
+    if plan.parents:
+        known = _sources(
+            real.resolve(), file_digest(real / INDEX), plan.drawn, plan.params.seed, plan.parents
+        )
+        sources = known.take(slice(start, stop))
+    encoded: list[Future[list[bytes]]] = []
+    shown: list[Future[list[bytes]]] = []
+    scores: list[float | None] = []
+    # A batch is encoded while the next one is drawn.
+    with (
+        ThreadPoolExecutor(1) as encoder,
+        Progress(f"generate, {shard_name(number)}", len(seeds)) as progress,
+    ):
+        for at in range(0, len(seeds), plan.params.batch):
+            part = slice(at, at + plan.params.batch)
+            of_part = sources.take(part) if sources else None
+            x_BCHW, score_B, shown_BCHW = draw(
+                family, labels[part], seeds[part], plan.params, device, of_part
+            )
+            encoded.append(encoder.submit(encode, x_BCHW))
+            if shown_BCHW is not None:
+                shown.append(encoder.submit(encode, shown_BCHW))
+            scores.extend([None] * len(x_BCHW) if score_B is None else score_B.tolist())
+            progress.add(len(x_BCHW))
+    images = [data for batch in encoded for data in batch.result()]
+    conditions = [data for batch in shown for data in batch.result()]
+    ids = [f"{seed:016x}" for seed in seeds]
+    names = [f"{i}.png" for i in ids]
+    table = sample_table(
+        len(seeds),
+        id=ids,
+        image=image_column(images, names),
+        condition=image_column(conditions, names) if conditions else None,
+        source_ids=sources.ids if sources else None,
+        label=[None if label < 0 else int(label) for label in labels],
+        sha256=[hashlib.sha256(data).hexdigest() for data in images],
+        family=[plan.facts["family"]] * len(seeds),
+        seed=seeds,
+        family_score=scores,
+    )
+    return write_shard(folder / shard_name(number), table)
+
+
+def encode(x_BCHW: np.ndarray) -> list[bytes]:
+    """A batch as PNGs."""
+    return [png(x_CHW) for x_CHW in x_BCHW]
+
+
+def draw(
+    family: Any, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device,
+    sources: Sources | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:  # fmt: skip
+    """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None.
+
+    And what the family was shown of their sources, uint8 (B, 1 or 3, H, W), or None.
+
+    Raises UserError if the family can't draw so, and where the batch does not fit in memory. The first
+    draw of all is a whole batch: it finds out, before there is anything to lose.
+    """
+    try:
+        x_BCHW, score_B = sample(family, labels, seeds, params.batch, params, device, sources)
+    except ValueError as error:
+        raise UserError(f"params.yaml: generate: {error}. Set it to null for the family's default.") from None
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        most = largest(family, labels, seeds, params, device, sources)
+        if most == params.batch:
+            raise PassingError("generate: memory ran short while drawing, and no longer does.") from None
+        fits = f"{most} fit: set it to that" if most else "not even 1 fits: train a smaller network"
+        raise UserError(
+            f"params.yaml: generate.batch: {params.batch} samples at once do not fit in the "
+            f"{'GPU' if device.kind == 'cuda' else 'machine'}'s memory; {fits}."
+        ) from None
+    score = None if score_B is None else score_B[: len(seeds)].float().cpu().numpy()
+    asked = shown_of(family, sources, padded(seeds, params.batch), device) if sources else None
+    return x_BCHW[: len(seeds)].cpu().numpy(), score, asked
+
+
+def shown_of(family: Any, sources: Sources, seeds: list[int], device: Device) -> np.ndarray | None:
+    """What the family is shown of the sources: what it makes of them itself, or what came with them."""
+    if not hasattr(family, "ask"):
+        return sources.conditions
+    with torch.inference_mode(), device.autocast():
+        asked = family.ask(sources.batches(device, len(seeds)), seeds)
+    return asked[: len(sources.rows_NP)].cpu().numpy()
+
+
+def padded(seeds: list[int], batch: int) -> list[int]:
+    """The seeds, and the last one again and again up to `batch`."""
+    return seeds + seeds[-1:] * (batch - len(seeds))
+
+
+def sample(
+    family: Any, labels: np.ndarray, seeds: list[int], batch: int, params: GenerateParams, device: Device,
+    sources: Sources | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Ask the family for `batch` samples: the first ones, or all and the last one again and again."""
+    labels, seeds = labels[:batch], seeds[:batch]
+    last = np.repeat(labels[-1:], batch - len(seeds))
+    y_B = torch.from_numpy(np.concatenate([labels, last])).to(device.kind)
+    asked = {"sources": sources.take(slice(batch)).batches(device, batch)} if sources else {}
+    with torch.inference_mode(), device.autocast():
+        return family.sample(None if labels[0] < 0 else y_B, padded(seeds, batch), **asked, **knobs(params))
+
+
+def largest(
+    family: Any, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device,
+    sources: Sources | None = None,
+) -> int:  # fmt: skip
+    """The largest batch that fits in memory, by bisection: 0 if none does, at most `params.batch`."""
+    fits, fails = 0, params.batch + 1
+    batch = params.batch  # it may have been short for a moment
+    while fails - fits > 1:
+        gc.collect()
+        torch.cuda.empty_cache()  # nothing without a GPU
+        try:
+            sample(family, labels, seeds, batch, params, device, sources)
+            fits = batch
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            fails = batch
+        batch = (fits + fails) // 2
+    return fits
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: of a GPU, of NumPy, or of torch on a CPU, which has no class for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error)
+
+
+@lru_cache(maxsize=1)
+def _sources(real: Path, digest: str, drawn: tuple[int, ...], seed: int, each: int) -> Sources:
+    pool = Pool.open(real)
+    return Sources(pool, parents(pool.labels, labels_of(drawn, pool.y_N is not None), seed, each))
+
+
+@lru_cache(maxsize=1)
+def _family(checkpoint: Path, digest: str, device: Device) -> Any:
+    family = build(read_checkpoint(checkpoint), checkpoint)
+    try:
+        family.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{checkpoint}/model.safetensors: not the weights that checkpoint.json describes "
+            f"({str(error).splitlines()[0][:120]}). Run `dvc repro train`."
+        ) from None
+    return device.place(family).eval()
