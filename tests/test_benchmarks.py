@@ -233,7 +233,8 @@ def test_the_filters_worth_is_told_with_what_chance_keeps():
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(filtering.markdown, "filtering"), (options.markdown, "options")]
+    ("table", "name"),
+    [(filtering.markdown, "filtering"), (options.markdown, "options"), (low_data.table, "low_data")],
 )
 def test_the_readme_holds_the_kept_table(table, name):
     kept = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
