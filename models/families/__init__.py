@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -52,6 +53,13 @@ class Batch:
     x_BCHW: Tensor
     y_B: Tensor | None
     c_BCHW: Tensor | None = None
+
+    @property
+    def labels_B(self) -> Tensor:
+        """`y_B`, or 0 for every image where there are no labels."""
+        if self.y_B is None:
+            return torch.zeros(len(self.x_BCHW), dtype=torch.long, device=self.x_BCHW.device)
+        return self.y_B
 
 
 class Alarm(NamedTuple):

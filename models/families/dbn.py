@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
+from models.learning import Learner
 from models.noise import SampleNoise
 
 
@@ -138,7 +138,7 @@ def statistics(machine: Machine, v_BV: Tensor) -> dict[str, Tensor]:
     return {"weight": v_BV.T @ h_BH / len(v_BV) / (s or 1.0), "b": on_b_V, "c": h_BH.mean(0)}
 
 
-class DBN(nn.Module):
+class DBN(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "label"
@@ -150,17 +150,13 @@ class DBN(nn.Module):
     }
     BATCH: ClassVar[int] = 64
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
+    config: Config
+    network: Network
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
+        super().__init__(config, spec, (0.5, 0.99), network=Network(config, spec))
         # Nothing that it draws means much before its top layer, the last to be trained, is half done.
         self.settled = 1 - 0.5 / len(config.hidden)
-        self.network = Network(config, spec)
-        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.5, 0.99))
-        self.optimisers: dict[str, Optimizer] = {"network": adam}
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
         self.started: Tensor
         self.register_buffer("started", torch.zeros(len(config.hidden)))
         for n in range(len(config.hidden)):
@@ -173,8 +169,7 @@ class DBN(nn.Module):
 
     def attach(self, fabric: Any) -> None:
         """Train through Fabric from now on: with several processes, gradients are their mean."""
-        _, adam = fabric.setup(self.network, self.optimisers["network"])
-        self.optimisers = {"network": adam}
+        super().attach(fabric)
         self._reduce, self._gather = fabric.all_reduce, fabric.all_gather
 
     @torch.no_grad()
@@ -217,10 +212,6 @@ class DBN(nn.Module):
         chain_QV.copy_(v_BV[torch.arange(len(chain_QV), device=v_BV.device) % len(v_BV)])
         self.started[n] = 1
 
-    def scale_lr(self, factor: float) -> None:
-        """Multiply the learning rate from now on."""
-        self.lr_factor *= factor
-
     @torch.no_grad()
     def finish(self, batches: Any) -> None:
         """Keep the mean of what the top machine sees of each class, which its samples start from."""
@@ -228,8 +219,7 @@ class DBN(nn.Module):
         sums_KV, counts_K = torch.zeros_like(self.start_KV), self.start_KV.new_zeros(len(self.start_KV))
         for batch in batches:
             v_BV = self.network.rise(batch.x_BCHW, batch.y_B, top, drawn=False)[:, : sums_KV.shape[1]]
-            y_B = v_BV.new_zeros(len(v_BV), dtype=torch.long) if batch.y_B is None else batch.y_B
-            own_BK = F.one_hot(y_B, len(sums_KV)).to(v_BV.dtype)
+            own_BK = F.one_hot(batch.labels_B, len(sums_KV)).to(v_BV.dtype)
             sums_KV += own_BK.T @ v_BV
             counts_K += own_BK.sum(0)
         seen_K = counts_K > 0

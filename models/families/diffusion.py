@@ -8,16 +8,15 @@ works on 2 x 2 pixels folded into channels, which costs little in quality and sa
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
-from models.learning import set_rate
+from models.learning import Learner
 from models.noise import SampleNoise
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 80.0, 7.0
@@ -197,7 +196,7 @@ def heun(denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[flo
     return x
 
 
-class Diffusion(nn.Module):
+class Diffusion(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "label"
@@ -208,24 +207,11 @@ class Diffusion(nn.Module):
     }
     BATCH: ClassVar[int] = 64
     SAMPLING: ClassVar[frozenset[str]] = frozenset({"steps", "guidance", "sampler"})
+    config: Config
+    network: UNet
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = UNet(config, spec)
-        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
-        self.optimisers: dict[str, Optimizer] = {"network": adam}
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
-        self._forward: Callable[..., Tensor] = self.network.__call__
-        self._backward: Callable[[Tensor], None] = Tensor.backward
-
-    def attach(self, fabric: Any) -> None:
-        """Train through Fabric from now on; sampling still calls the network itself."""
-        network, adam = fabric.setup(self.network, self.optimisers["network"])
-        self.optimisers = {"network": adam}
-        # A bound method, since as a module attribute the wrapper would double every state_dict key.
-        self._forward, self._backward = network.__call__, fabric.backward
+        super().__init__(config, spec, (0.9, 0.99), network=UNet(config, spec))
 
     def denoise(
         self, x_BCHW: Tensor, sigma_B: Tensor, y_B: Tensor | None, network: Callable[..., Tensor]
@@ -252,21 +238,9 @@ class Diffusion(nn.Module):
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once. Draws its noise from torch's global generator of the batch's device."""
-        adam = self.optimisers["network"]
-        set_rate(adam, self.config.lr, progress, self.lr_factor)
-        loss = self.loss(batch.x_BCHW, batch.y_B, self._forward)
-        adam.zero_grad()
-        self._backward(loss)
-        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        adam.step()
-        return {"loss": float(loss.detach()), "grad_norm": float(norm)}
-
-    def scale_lr(self, factor: float) -> None:
-        """Multiply the learning rate from now on."""
-        self.lr_factor *= factor
-
-    def finish(self, batches: Any) -> None:
-        """Nothing is left to fit."""
+        self.pace(progress)
+        loss = self.loss(batch.x_BCHW, batch.y_B, self.through["network"])
+        return {"loss": float(loss.detach()), "grad_norm": self.descend(loss)}
 
     @torch.no_grad()
     def sample(

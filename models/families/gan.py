@@ -7,18 +7,17 @@ diffusion, both networks work on 2 x 2 pixels folded into channels.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
-from models.learning import set_rate
+from models.learning import Learner
 from models.noise import SampleNoise
 
 WARM_UP = 0.02
@@ -209,7 +208,7 @@ def augment(x_BCHW: Tensor) -> Tensor:
     return moved.permute(0, 3, 1, 2).masked_fill(covered_B1HW, 0.0)
 
 
-class GAN(nn.Module):
+class GAN(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "label"
@@ -220,62 +219,36 @@ class GAN(nn.Module):
     }
     BATCH: ClassVar[int] = 32
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
+    config: Config
+    network: Generator
+    discriminator: Discriminator
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = Generator(config, spec)
-        self.discriminator = Discriminator(config, spec)
-        self.optimisers: dict[str, Optimizer] = {
-            name: Adam(module.parameters(), lr=config.lr, betas=(0.0, 0.99))
-            for name, module in (("generator", self.network), ("discriminator", self.discriminator))
-        }
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
-        self._generate: Callable[..., Tensor] = self.network.__call__
-        self._discriminate: Callable[..., tuple[Tensor, Tensor]] = self.discriminator.__call__
-        self._backward: Callable[[Tensor], None] = Tensor.backward
-
-    def attach(self, fabric: Any) -> None:
-        """Train through Fabric from now on; sampling still calls the networks themselves."""
-        generator, adam_g = fabric.setup(self.network, self.optimisers["generator"])
-        discriminator, adam_d = fabric.setup(self.discriminator, self.optimisers["discriminator"])
-        self.optimisers = {"generator": adam_g, "discriminator": adam_d}
-        # Bound methods, since as module attributes the wrappers would double every state_dict key.
-        self._generate, self._discriminate = generator.__call__, discriminator.__call__
-        self._backward = fabric.backward
+        networks = {"network": Generator(config, spec), "discriminator": Discriminator(config, spec)}
+        super().__init__(config, spec, (0.0, 0.99), **networks)
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update the discriminator, then the generator, on one batch of pairs."""
-        for adam in self.optimisers.values():
-            set_rate(adam, self.config.lr, progress, self.lr_factor, WARM_UP)
-        x_BCHW, B = batch.x_BCHW, len(batch.x_BCHW)
-        y_B = torch.zeros(B, dtype=torch.long, device=x_BCHW.device) if batch.y_B is None else batch.y_B
+        self.pace(progress, WARM_UP)
+        discriminate = self.through["discriminator"]
+        x_BCHW, y_B, B = batch.x_BCHW, batch.labels_B, len(batch.x_BCHW)
         z_BZ = torch.randn(B, self.config.latent, device=x_BCHW.device)
-        fake_BCHW = self._generate(z_BZ, y_B)
+        fake_BCHW = self.through["network"](z_BZ, y_B)
 
         shown_BCHW = self.view(torch.cat([x_BCHW, fake_BCHW.detach()]))
-        logits_B, slope_B = self._discriminate(shown_BCHW, y_B.repeat(2), self.config.gamma > 0)
+        logits_B, slope_B = discriminate(shown_BCHW, y_B.repeat(2), self.config.gamma > 0)
         loss = discriminator_loss(self.config.objective, *logits_B.split(B))
         penalty = 2 * slope_B.mean()  # R1 + R2 (Huang et al. 2025, eq. 3): half the rows are of each
-        adam = self.optimisers["discriminator"]
-        adam.zero_grad()
-        self._backward(loss + self.config.gamma * penalty)
-        norm_d = _norm(self.discriminator)
-        adam.step()
+        norm_d = self.descend(loss + self.config.gamma * penalty, "discriminator")
 
         x_BCHW, fake_BCHW = self.view(torch.cat([x_BCHW, fake_BCHW])).split(B)
         self.discriminator.requires_grad_(False)
-        fake_B, _ = self._discriminate(fake_BCHW, y_B)
+        fake_B, _ = discriminate(fake_BCHW, y_B)
         with torch.no_grad():
-            real_B, _ = self._discriminate(x_BCHW, y_B)
+            real_B, _ = discriminate(x_BCHW, y_B)
         generator = generator_loss(self.config.objective, real_B, fake_B)
-        adam = self.optimisers["generator"]
-        adam.zero_grad()
-        self._backward(generator)
+        norm_g = self.descend(generator)
         self.discriminator.requires_grad_(True)
-        norm_g = _norm(self.network)
-        adam.step()
         return {
             "loss": float(generator.detach()),
             "discriminator_loss": float(loss.detach()),
@@ -287,13 +260,6 @@ class GAN(nn.Module):
     def view(self, x_BCHW: Tensor) -> Tensor:
         """What the discriminator is shown of images."""
         return augment(x_BCHW) if self.config.augment else x_BCHW
-
-    def scale_lr(self, factor: float) -> None:
-        """Multiply both learning rates from now on."""
-        self.lr_factor *= factor
-
-    def finish(self, batches: Any) -> None:
-        """Nothing is left to fit."""
 
     @torch.no_grad()
     def sample(
@@ -315,10 +281,6 @@ class GAN(nn.Module):
         x_BCHW = (x_BCHW * 127.5 + 127.5).round().clamp(0, 255)
         score_B, _ = self.discriminator(x_BCHW / 127.5 - 1, y_B.to(device))
         return x_BCHW.to(torch.uint8), score_B
-
-
-def _norm(module: nn.Module) -> float:
-    return float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
 def build(config: Config, spec: Spec) -> GAN:

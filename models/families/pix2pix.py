@@ -9,7 +9,7 @@ the generator works on 2 x 2 pixels folded into channels; normalisation is by gr
 not depend on its neighbours in the batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
-from models.learning import set_rate
+from models.learning import Learner
 from models.noise import SampleNoise
 
 SLOPE = 0.2  # of the leaky ReLUs
@@ -121,7 +120,7 @@ class Discriminator(nn.Module):
         return self.head(h_BCHW).flatten(1).float(), found
 
 
-class Pix2Pix(nn.Module):
+class Pix2Pix(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "image"
@@ -135,35 +134,18 @@ class Pix2Pix(nn.Module):
     }
     BATCH: ClassVar[int] = 16
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
+    config: Config
+    network: Generator
+    discriminator: Discriminator
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = Generator(config, spec)
-        self.discriminator = Discriminator(config, spec)
-        self.optimisers: dict[str, Optimizer] = {
-            name: Adam(module.parameters(), lr=config.lr, betas=(0.5, 0.999))
-            for name, module in (("generator", self.network), ("discriminator", self.discriminator))
-        }
+        networks = {"network": Generator(config, spec), "discriminator": Discriminator(config, spec)}
+        super().__init__(config, spec, (0.5, 0.999), **networks)
         K, C = max(spec.classes, 1), spec.channels
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
         self.hint_KC: Tensor
         self.register_buffer("hint_KC", torch.zeros(K, C))
         self.spread_KCC: Tensor  # lower triangular, of covariance = spread spread^T
         self.register_buffer("spread_KCC", 0.3 * torch.eye(C).repeat(K, 1, 1))
-        self._generate: Callable[..., Tensor] = self.network.__call__
-        self._discriminate: Callable[..., Any] = self.discriminator.__call__
-        self._backward: Callable[[Tensor], None] = Tensor.backward
-
-    def attach(self, fabric: Any) -> None:
-        """Train through Fabric from now on; sampling still calls the networks themselves."""
-        generator, adam_g = fabric.setup(self.network, self.optimisers["generator"])
-        discriminator, adam_d = fabric.setup(self.discriminator, self.optimisers["discriminator"])
-        self.optimisers = {"generator": adam_g, "discriminator": adam_d}
-        # Bound methods, since as module attributes the wrappers would double every state_dict key.
-        self._generate, self._discriminate = generator.__call__, discriminator.__call__
-        self._backward = fabric.backward
 
     def asked(self, c_BCHW: Tensor, hint_BC: Tensor) -> Tensor:
         """What the generator is given: the condition, and the mean colour at every pixel."""
@@ -173,50 +155,37 @@ class Pix2Pix(nn.Module):
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update the discriminator, then the generator, on one batch of pairs."""
-        for adam in self.optimisers.values():
-            set_rate(adam, self.config.lr, progress, self.lr_factor)
+        self.pace(progress)
+        discriminate = self.through["discriminator"]
         x_BCHW, c_BCHW, config = batch.x_BCHW, _condition(batch), self.config
         noise = [torch.rand(len(x_BCHW), *shape, device=x_BCHW.device) for shape in self.network.dropped]
-        fake_BCHW = self._generate(self.asked(c_BCHW, x_BCHW.mean((2, 3))), *noise)
+        fake_BCHW = self.through["network"](self.asked(c_BCHW, x_BCHW.mean((2, 3))), *noise)
         away = F.l1_loss(fake_BCHW, x_BCHW)  # eq. 3
         loss, norm_d, judged, gap = config.l1 * away, 0.0, torch.zeros(()), torch.zeros(())
         if config.adversarial or config.feature_matching:
-            real, fake = (self._discriminate(c_BCHW, x)[0] for x in (x_BCHW, fake_BCHW.detach()))
+            real, fake = (discriminate(c_BCHW, x)[0] for x in (x_BCHW, fake_BCHW.detach()))
             judged = (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2  # eq. 1, at half the speed
-            adam = self.optimisers["discriminator"]
-            adam.zero_grad()
-            self._backward(judged)
-            norm_d = _norm(self.discriminator)
-            adam.step()
+            norm_d = self.descend(judged, "discriminator")
             self.discriminator.requires_grad_(False)
-            fake, seen = self._discriminate(c_BCHW, fake_BCHW)
+            fake, seen = discriminate(c_BCHW, fake_BCHW)
             with torch.no_grad():
-                real, wanted = self._discriminate(c_BCHW, x_BCHW)
+                real, wanted = discriminate(c_BCHW, x_BCHW)
             self.discriminator.requires_grad_(True)
             pairs = zip(seen, wanted, strict=True)
             matched = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).mean()
             # -log D instead of log(1 - D), section 3.3.
             loss = loss + config.adversarial * F.softplus(-fake).mean() + config.feature_matching * matched
             gap = (real - fake).mean()
-        adam = self.optimisers["generator"]
-        adam.zero_grad()
-        self._backward(loss)
-        norm_g = _norm(self.network)
-        adam.step()
         found = {"loss": loss, "l1": away, "discriminator_loss": judged, "gap": gap}
         told = {name: float(value.detach()) for name, value in found.items()}
-        return told | {"grad_norm": max(norm_d, norm_g)}
-
-    def scale_lr(self, factor: float) -> None:
-        """Multiply both learning rates from now on."""
-        self.lr_factor *= factor
+        return told | {"grad_norm": max(norm_d, self.descend(loss))}
 
     @torch.no_grad()
     def finish(self, batches: Any) -> None:
         """Fit a Gaussian to the mean colours of each class's training images."""
         if not self.config.hint:
             return
-        said = [(b.x_BCHW.mean((2, 3)), _labels(b.y_B, b.x_BCHW)) for b in batches]
+        said = [(b.x_BCHW.mean((2, 3)), b.labels_B) for b in batches]
         hint_NC, y_N = (torch.cat(parts) for parts in zip(*said, strict=True))
         for label in range(len(self.hint_KC)):
             of_class_NC = hint_NC[y_N == label].double()
@@ -244,7 +213,7 @@ class Pix2Pix(nn.Module):
             real.
         """
         c_BCHW = _condition(sources[0])
-        noise, y_B = SampleNoise(seeds_B, c_BCHW.device), _labels(y_B, c_BCHW)
+        noise, y_B = SampleNoise(seeds_B, c_BCHW.device), Batch(c_BCHW, y_B).labels_B
         drawn_BC1 = self.spread_KCC[y_B] @ noise.normal((self.spec.channels, 1))
         hint_BC = (self.hint_KC[y_B] + drawn_BC1.float()[..., 0]).clamp(-1, 1)
         masks = [noise.uniform(shape) for shape in self.network.dropped]
@@ -256,15 +225,6 @@ class Pix2Pix(nn.Module):
 def _condition(batch: Batch) -> Tensor:
     assert batch.c_BCHW is not None  # `build` refuses images that come without
     return batch.c_BCHW
-
-
-def _labels(y_B: Tensor | None, like_BCHW: Tensor) -> Tensor:
-    none = torch.zeros(len(like_BCHW), dtype=torch.long) if y_B is None else y_B
-    return none.to(like_BCHW.device)
-
-
-def _norm(module: nn.Module) -> float:
-    return float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
 def build(config: Config, spec: Spec) -> Pix2Pix:

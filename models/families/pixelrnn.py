@@ -10,16 +10,15 @@ far less than 256 classes for each.
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from models.families import Alarm, Batch, Spec
-from models.learning import set_rate
+from models.learning import Learner
 from models.logistic import log_logistic
 from models.noise import SampleNoise
 
@@ -176,7 +175,7 @@ def draw(parameters: Tensor, u: Tensor) -> Tensor:
     return x
 
 
-class PixelRNN(nn.Module):
+class PixelRNN(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "label"
@@ -187,48 +186,22 @@ class PixelRNN(nn.Module):
     }
     BATCH: ClassVar[int] = 16
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
+    config: Config
+    network: Network
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = Network(config, spec)
-        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
-        self.optimisers: dict[str, Optimizer] = {"network": adam}
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
-        self._forward: Callable[..., Tensor] = self.network.__call__
-        self._backward: Callable[[Tensor], None] = Tensor.backward
-
-    def attach(self, fabric: Any) -> None:
-        """Train through Fabric from now on; sampling still calls the network itself."""
-        network, adam = fabric.setup(self.network, self.optimisers["network"])
-        self.optimisers = {"network": adam}
-        # A bound method, since as a module attribute the wrapper would double every state_dict key.
-        self._forward, self._backward = network.__call__, fabric.backward
+        super().__init__(config, spec, (0.9, 0.99), network=Network(config, spec))
 
     def bits(self, batch: Batch, network: Callable[..., Tensor]) -> Tensor:
         """Bits per dimension of each image (B,): its exact negative log-likelihood, base 2, per number."""
-        y_B = batch.x_BCHW.new_zeros(len(batch.x_BCHW), dtype=torch.long) if batch.y_B is None else batch.y_B
-        nats_BHW = -log_likelihood(network(batch.x_BCHW, y_B), batch.x_BCHW.permute(0, 2, 3, 1))
+        nats_BHW = -log_likelihood(network(batch.x_BCHW, batch.labels_B), batch.x_BCHW.permute(0, 2, 3, 1))
         return nats_BHW.sum((1, 2)) / batch.x_BCHW[0].numel() / math.log(2)
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once on the mean bits per dimension, the gradient clipped as recurrent networks need."""
-        adam = self.optimisers["network"]
-        set_rate(adam, self.config.lr, progress, self.lr_factor)
-        loss = self.bits(batch, self._forward).mean()
-        adam.zero_grad()
-        self._backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        adam.step()
-        return {"loss": float(loss.detach()), "grad_norm": float(norm)}
-
-    def scale_lr(self, factor: float) -> None:
-        """Multiply the learning rate from now on."""
-        self.lr_factor *= factor
-
-    def finish(self, batches: Any) -> None:
-        """Nothing is left to fit."""
+        self.pace(progress)
+        loss = self.bits(batch, self.through["network"]).mean()
+        return {"loss": float(loss.detach()), "grad_norm": self.descend(loss, clip=1.0)}
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch) -> float:

@@ -10,20 +10,19 @@ with a source, it spoils that by the sample's seed and restores it: another imag
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from models import features
 from models.families import Alarm, Batch, Spec
-from models.learning import set_rate
+from models.learning import Learner
 from models.noise import SampleNoise
 
 Degradation = Literal["noise", "blur", "jpeg", "super_resolution_2x", "super_resolution_4x"]
@@ -153,7 +152,7 @@ def compressed(x_BCHW: Tensor, quality: int) -> Tensor:
     return (found_BCHW.float() / 127.5 - 1).to(x_BCHW.device)
 
 
-class Restore(nn.Module):
+class Restore(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "image"
@@ -166,49 +165,23 @@ class Restore(nn.Module):
     }
     BATCH: ClassVar[int] = 64
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
+    config: Config
+    network: Network
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = Network(config, spec)
-        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
-        self.optimisers: dict[str, Optimizer] = {"network": adam}
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
-        self._forward: Callable[..., Tensor] = self.network.__call__
-        self._backward: Callable[[Tensor], None] = Tensor.backward
-
-    def attach(self, fabric: Any) -> None:
-        """Train through Fabric from now on; sampling still calls the network itself."""
-        network, adam = fabric.setup(self.network, self.optimisers["network"])
-        self.optimisers = {"network": adam}
-        # A bound method, since as a module attribute the wrapper would double every state_dict key.
-        self._forward, self._backward = network.__call__, fabric.backward
+        super().__init__(config, spec, (0.9, 0.99), network=Network(config, spec))
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once on images that are spoiled anew each time."""
-        adam = self.optimisers["network"]
-        set_rate(adam, self.config.lr, progress, self.lr_factor)
+        self.pace(progress)
         spoiled_BCHW = degrade(batch.x_BCHW, self.config, torch.randn_like(batch.x_BCHW))
-        restored_BCHW = self._forward(spoiled_BCHW)
+        restored_BCHW = self.through["network"](spoiled_BCHW)
         distance = F.l1_loss if self.config.loss == "l1" else F.mse_loss
         loss = distance(restored_BCHW, batch.x_BCHW)
         if self.config.perceptual:
             apart_B = features.perceptual_distance(restored_BCHW, batch.x_BCHW)
             loss = loss + self.config.perceptual * apart_B.mean()
-        adam.zero_grad()
-        self._backward(loss)
-        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        nn.utils.clip_grads_with_norm_(self.network.parameters(), 1.0, norm)
-        adam.step()
-        return {"loss": float(loss.detach()), "grad_norm": float(norm)}
-
-    def scale_lr(self, factor: float) -> None:
-        """Multiply the learning rate from now on."""
-        self.lr_factor *= factor
-
-    def finish(self, batches: Any) -> None:
-        """Nothing is left to fit."""
+        return {"loss": float(loss.detach()), "grad_norm": self.descend(loss, clip=1.0)}
 
     @torch.no_grad()
     def ask(self, sources: Sequence[Batch], seeds_B: list[int]) -> Tensor:

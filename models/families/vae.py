@@ -7,7 +7,7 @@ encoder did put the training images (the aggregated posterior: Ghosh et al. 2020
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, cast
 
@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from models import features
 from models.families import Alarm, Batch, Spec
-from models.learning import set_rate
+from models.learning import Learner
 from models.logistic import log_logistic
 from models.mixture import fit_mixture
 from models.noise import SampleNoise
@@ -148,7 +147,7 @@ def log_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     return -(((x - mean) * (-log_scale).exp()) ** 2) / 2 - log_scale - LN_2PI / 2
 
 
-class VAE(nn.Module):
+class VAE(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
     condition: ClassVar[str] = "label"
@@ -162,46 +161,28 @@ class VAE(nn.Module):
     }
     BATCH: ClassVar[int] = 128
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
+    config: Config
+    network: Network
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = Network(config, spec)
-        adam = Adam(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99))
-        self.optimisers: dict[str, Optimizer] = {"network": adam}
+        super().__init__(config, spec, (0.9, 0.99), network=Network(config, spec))
         K, M, Z = max(spec.classes, 1), config.components, config.latent
-        self.lr_factor: Tensor
-        self.register_buffer("lr_factor", torch.ones(()))
         self.share_KM: Tensor
         self.register_buffer("share_KM", torch.full((K, M), 1 / M))
         self.centre_KMZ: Tensor
         self.register_buffer("centre_KMZ", torch.zeros(K, M, Z))
         self.spread_KMZZ: Tensor  # lower triangular, of covariance = spread spread^T
         self.register_buffer("spread_KMZZ", torch.eye(Z).repeat(K, M, 1, 1))
-        self._forward: Callable[..., Any] = self.network.__call__
-        self._backward: Callable[[Tensor], None] = Tensor.backward
-
-    def attach(self, fabric: Any) -> None:
-        """Train through Fabric from now on; sampling still calls the network itself."""
-        network, adam = fabric.setup(self.network, self.optimisers["network"])
-        self.optimisers = {"network": adam}
-        # A bound method, since as a module attribute the wrapper would double every state_dict key.
-        self._forward, self._backward = network.__call__, fabric.backward
 
     def log_likelihood(self, x_BCHW: Tensor, mean_BCHW: Tensor, scale_BCHW: Tensor) -> Tensor:
         """ln p(x | z, y) of each image (B,): in nats, summed over its pixels."""
         each = log_gaussian if self.config.likelihood == "gaussian" else log_logistic
         return each(x_BCHW, mean_BCHW, scale_BCHW).sum((1, 2, 3))
 
-    def labels(self, batch: Batch) -> Tensor:
-        """The batch's labels, all 0 where there are none."""
-        return batch.x_BCHW.new_zeros(len(batch.x_BCHW), dtype=torch.long) if batch.y_B is None else batch.y_B
-
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once on the evidence lower bound (eq. 3 and 10), the KL term weighted."""
-        adam = self.optimisers["network"]
-        set_rate(adam, self.config.lr, progress, self.lr_factor)
-        mean_BZ, log_var_BZ, *image = self._forward(batch.x_BCHW, self.labels(batch))
+        self.pace(progress)
+        mean_BZ, log_var_BZ, *image = self.through["network"](batch.x_BCHW, batch.labels_B)
         rebuilt_B = self.log_likelihood(batch.x_BCHW, *image)
         kl_BZ = divergence(mean_BZ, log_var_BZ)
         beta = self.config.beta
@@ -212,27 +193,14 @@ class VAE(nn.Module):
         if self.config.perceptual:
             apart_B = features.perceptual_distance(image[0], batch.x_BCHW)
             loss = loss + self.config.perceptual * apart_B.mean()
-        adam.zero_grad()
-        self._backward(loss)
-        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        nn.utils.clip_grads_with_norm_(self.network.parameters(), 1.0, norm)
-        adam.step()
-        found = {
-            "loss": loss,
-            "kl": kl_BZ.sum(1).mean(),
-            "reconstruction": -rebuilt_B.mean(),
-            "grad_norm": norm,
-        }
-        return {name: float(value.detach()) for name, value in found.items()}
-
-    def scale_lr(self, factor: float) -> None:
-        """Multiply the learning rate from now on."""
-        self.lr_factor *= factor
+        found = {"loss": loss, "kl": kl_BZ.sum(1).mean(), "reconstruction": -rebuilt_B.mean()}
+        told = {name: float(value.detach()) for name, value in found.items()}
+        return told | {"grad_norm": self.descend(loss, clip=1.0)}
 
     @torch.no_grad()
     def finish(self, batches: Any) -> None:
         """Fit each class's mixture to where the encoder puts the training images."""
-        said = [(*self.network.encode(b.x_BCHW, self.labels(b)), self.labels(b)) for b in batches]
+        said = [(*self.network.encode(b.x_BCHW, b.labels_B), b.labels_B) for b in batches]
         mean_NZ, log_var_NZ, y_N = (torch.cat(parts).cpu() for parts in zip(*said, strict=True))
         for label in range(len(self.share_KM)):
             of_class = y_N == label
@@ -278,8 +246,8 @@ class VAE(nn.Module):
 
     def bound(self, batch: Batch) -> Tensor:
         """The evidence lower bound of each image in nats (B,), with z at q's mean instead of drawn."""
-        mean_BZ, log_var_BZ = self.network.encode(batch.x_BCHW, self.labels(batch))
-        image = self.network.decode(mean_BZ, self.labels(batch))
+        mean_BZ, log_var_BZ = self.network.encode(batch.x_BCHW, batch.labels_B)
+        image = self.network.decode(mean_BZ, batch.labels_B)
         return self.log_likelihood(batch.x_BCHW, *image) - divergence(mean_BZ, log_var_BZ).sum(1)
 
     @torch.no_grad()
@@ -287,7 +255,7 @@ class VAE(nn.Module):
         """An upper bound of the images' cost in bits per number, z drawn once; None for densities."""
         if self.config.likelihood == "gaussian":
             return None
-        mean_BZ, log_var_BZ, *image = self.network(batch.x_BCHW, self.labels(batch))
+        mean_BZ, log_var_BZ, *image = self.network(batch.x_BCHW, batch.labels_B)
         nats_B = divergence(mean_BZ, log_var_BZ).sum(1) - self.log_likelihood(batch.x_BCHW, *image)
         return float(nats_B.mean()) / batch.x_BCHW[0].numel() / math.log(2)
 
@@ -297,8 +265,8 @@ class VAE(nn.Module):
 
         Weight 0 rebuilds `a`, weight 1 rebuilds `b`; the walk keeps to the labels of `a`.
         """
-        (from_BZ, _), (to_BZ, _) = (self.network.encode(e.x_BCHW, self.labels(e)) for e in (a, b))
-        steps = [self.network.decode(torch.lerp(from_BZ, to_BZ, w), self.labels(a))[0] for w in weights]
+        (from_BZ, _), (to_BZ, _) = (self.network.encode(e.x_BCHW, e.labels_B) for e in (a, b))
+        steps = [self.network.decode(torch.lerp(from_BZ, to_BZ, w), a.labels_B)[0] for w in weights]
         return (torch.stack(steps) * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
