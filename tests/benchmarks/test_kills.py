@@ -1,0 +1,13 @@
+import json
+
+from benchmarks import kills
+
+
+def test_the_table_of_kills_is_what_was_counted(tmp_path):
+    rows = {"computed_on": {"digest": "x"}}
+    kills.note(tmp_path / "kills.json", rows, "train, all killed", True, "begun")
+    kills.note(tmp_path / "kills.json", rows, "train, all killed", False, "half done")
+    kills.note(tmp_path / "kills.json", rows, "generate, 2 workers", True)
+    assert json.loads((tmp_path / "kills.json").read_text()) == rows
+    lines = kills.table(rows).splitlines()[2:]
+    assert lines == ["| train, all killed | 2 | 1 |", "| generate, 2 workers | 1 | 1 |"]

@@ -1,0 +1,40 @@
+"""README and docs hold the kept rows."""
+
+import json
+
+import pytest
+
+from benchmarks import families, faults, filtering, ingest, low_data, options
+from tests.house import ROOT
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [(filtering.markdown, "filtering"), (options.markdown, "options"), (low_data.table, "low_data")],
+)
+def test_the_readme_holds_the_kept_table(table, name):
+    kept = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    assert table(kept) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_tells_the_planted_faults_as_they_were_found():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    kept = {n: json.loads((ROOT / f"benchmarks/results/faults-{n}.json").read_text()) for n in faults.SHOWN}
+    assert faults.markdown(kept) in readme
+
+
+@pytest.mark.parametrize("name", ["mnist5k-3min", "cifar10-5k-5min"])
+def test_the_readmes_tables_are_the_kept_rows(name):
+    kept = json.loads((ROOT / f"benchmarks/results/families-{name}.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert families.markdown(kept) in readme
+    for contestant in kept:
+        grid = f"benchmarks/results/grids/{name.rpartition('-')[0]}-{contestant}.png"
+        assert grid in readme
+        assert (ROOT / grid).is_file()
+
+
+@pytest.mark.parametrize("benchmark", [ingest])
+def test_the_docs_hold_what_was_measured_of_speed_and_memory(benchmark):
+    kept = json.loads(benchmark.RESULT.read_text(encoding="utf-8"))
+    assert benchmark.markdown(kept) in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
