@@ -79,7 +79,9 @@ class Bench:
     @cached_property
     def spec(self) -> Spec:
         """What families are built for."""
-        return Spec(*self.splits["train"].shape, classes=len(self.splits["train"].classes))
+        train = self.splits["train"]
+        condition = train.condition["channels"] if train.condition else 0
+        return Spec(*train.shape, classes=len(train.classes), condition=condition)
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -144,12 +146,11 @@ class Bench:
         self, params: TrainParams, block: Mapping[str, Any], real: Path
     ) -> tuple[Trained, dict[str, Any]]:
         """Train a family on `real` through the project's own loop; it comes with its checkpoint's facts."""
-        module = load(params.family)
         with tempfile.TemporaryDirectory() as work:
             held_out, reference = self.data / "real/calibrate", self.data / "reference"
             folder = fitting.fit(Path(work), real, held_out, reference, params, block, self.device)
             facts = json.loads((folder / fitting.CHECKPOINT).read_text(encoding="utf-8"))
-            family = module.build(module.Config(**block), self.spec)
+            family = planning.build(facts, folder)
             family.load_state_dict(load_file(folder / fitting.MODEL))
         placed = self.device.place(family).eval()
         return Trained(placed, self.device, facts["parameters"], facts["images"], ""), facts

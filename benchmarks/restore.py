@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -23,12 +23,11 @@ import torch
 from benchmarks.contest import Bench
 from benchmarks.families import RESULTS, positive, say
 from benchmarks.rows import kept, read_rows
-from models.families import restore
-from models.fidelity import fidelity, psnr
-from tasks.batches import Pool
+from models.families import Batch, restore
+from models.fidelity import MEASURES, fidelity, psnr
+from tasks.batches import Pool, Sources
 from tasks.device import Device
 from tasks.errors import UserError
-from tasks.fitting import FIDELITY
 from tasks.layout import PARAMS, ROOT
 from tasks.reading import read
 from tasks.recipe import code
@@ -125,27 +124,30 @@ def row(bench: Bench, degradation: str) -> dict[str, Any]:
 def means(x_NCHW: torch.Tensor, truth_NCHW: torch.Tensor) -> dict[str, float]:
     """Each measure of how near images come to the true ones, the mean over all."""
     found = fidelity(x_NCHW, truth_NCHW)
-    return {name: round(float(found[name].mean()), 4) for name in FIDELITY if name in found}
+    return {name: round(float(found[name].mean()), 4) for name in MEASURES if name in found}
 
 
 def spoiled(pool: Pool, config: restore.Config, device: Device) -> torch.Tensor:
     """Every image of a split as the degradation leaves it, by its number as its seed: uint8."""
-    return _answers(pool, device, restore.build(config, pool.spec).ask)
+    family = restore.build(config, pool.spec)
+    return torch.cat([torch.from_numpy(shown) for _, _, shown in _asked(family, pool, device)])
 
 
 def restored(family: Any, pool: Pool, device: Device) -> torch.Tensor:
     """The family's answers to the same spoilt images: uint8."""
-    return _answers(pool, device, lambda sources, seeds: family.sample(None, seeds, sources)[0])
+    asked = _asked(family, pool, device)
+    return torch.cat([family.sample(None, seeds, sources)[0].cpu() for sources, seeds, _ in asked])
 
 
-def _answers(pool: Pool, device: Device, ask: Any) -> torch.Tensor:
-    found = []
+def _asked(family: Any, pool: Pool, device: Device) -> Iterator[tuple[list[Batch], list[int], Any]]:
+    """Every image of a split as generate would ask with it, batch by batch."""
+    every = Sources(pool, np.arange(len(pool))[:, None])
     for start in range(0, len(pool), BATCH):
-        rows_B = np.arange(start, min(start + BATCH, len(pool)))
+        part = every.take(slice(start, start + BATCH))
+        seeds = part.rows_NP[:, 0].tolist()
         with torch.inference_mode(), device.autocast():
-            source = pool.batch(rows_B, device, torch.channels_last)
-            found.append(ask([source], rows_B.tolist()).cpu())
-    return torch.cat(found)
+            sources, shown = part.asked(family, seeds, device)
+            yield sources, seeds, shown
 
 
 def tuned(spoilt_NCHW: torch.Tensor, truth_NCHW: torch.Tensor) -> tuple[int, int, int]:

@@ -31,12 +31,6 @@ def perceptual_distance(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     return torch.stack([((x - y) ** 2).sum(1).mean((1, 2)) for x, y in pairs]).sum(0)
 
 
-def gram(h_BCHW: Tensor) -> Tensor:
-    """Which features occur together, wherever they do: (B, C, C) (Gatys et al. 2016, eq. 3, over H W)."""
-    h_BCN = h_BCHW.flatten(2).float()
-    return h_BCN @ h_BCN.mT / h_BCN.shape[2]
-
-
 def normalised(x_BCHW: Tensor) -> Tensor:
     """Images in [-1, 1] as the network was trained on them: three channels, ImageNet's mean and deviation."""
     mean, std = (x_BCHW.new_tensor(values)[:, None, None] for values in (MEAN, STD))

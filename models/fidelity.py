@@ -5,15 +5,17 @@ error visibility to structural similarity"), and the perceptual distance of `mod
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models import features
+from models.blurring import gaussian
+
+MEASURES = ("psnr", "ssim", "perceptual_distance")
 
 WINDOW, SIGMA = 11, 1.5  # of the Gaussian weights that SSIM averages with (section III.C)
 K1, K2 = 0.01, 0.03
 MOST = 100.0  # decibels: what equal images are given
-CHUNK = 250
+PIXELS = 2**20  # compared at once
 
 
 def psnr(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
@@ -40,12 +42,7 @@ def ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
 
 
 def _blurred(x_BCHW: Tensor) -> Tensor:
-    C, side = x_BCHW.shape[1], min(WINDOW, *x_BCHW.shape[2:])
-    side -= 1 - side % 2
-    place = torch.arange(side, dtype=x_BCHW.dtype, device=x_BCHW.device) - side // 2
-    weight = (-(place**2) / (2 * SIGMA**2)).exp()
-    weight = (weight / weight.sum()).expand(C, 1, 1, side)
-    return F.conv2d(F.conv2d(x_BCHW, weight, groups=C), weight.mT, groups=C)
+    return gaussian(x_BCHW, SIGMA, (min(WINDOW, *x_BCHW.shape[2:]) - 1) // 2)
 
 
 @torch.no_grad()
@@ -57,7 +54,8 @@ def fidelity(x_NCHW: Tensor, y_NCHW: Tensor, device: torch.device | str = "cpu")
     found: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
     if not features.missing():
         found["perceptual_distance"] = []
-    for pair in zip(x_NCHW.split(CHUNK), y_NCHW.split(CHUNK), strict=True):
+    size = max(1, PIXELS // max(x_NCHW[:1].numel(), 1))
+    for pair in zip(x_NCHW.split(size), y_NCHW.split(size), strict=True):
         x_BCHW, y_BCHW = (each.to(device) for each in pair)
         found["psnr"].append(psnr(x_BCHW, y_BCHW))
         found["ssim"].append(ssim(x_BCHW, y_BCHW))

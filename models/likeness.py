@@ -41,7 +41,7 @@ def thumbnails(x_NCHW: Tensor) -> Tensor:
     if sides == tuple(x_NCHW.shape[2:]):
         return x_NCHW
     parts = [
-        F.adaptive_avg_pool2d(x_BCHW.float(), sides).round().to(torch.uint8) for x_BCHW in x_NCHW.split(64)
+        F.adaptive_avg_pool2d(x_BCHW.float(), sides).round().to(torch.uint8) for x_BCHW in x_NCHW.split(FEW)
     ]
     return torch.cat(parts)
 

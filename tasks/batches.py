@@ -1,8 +1,9 @@
 """Real images as a family sees them: whole splits in memory, rows of them as batches on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,12 +82,20 @@ class Sources:
         rows_BP = np.concatenate([self.rows_NP, more])
         return [self.pool.batch(rows_B, device, torch.channels_last) for rows_B in rows_BP.T]
 
-    @property
-    def conditions(self) -> np.ndarray | None:
-        """What came with the samples' first sources, uint8 (N, 1 or 3, H, W); None if nothing did."""
+    def asked(self, family: Any, seeds: list[int], device: Device) -> tuple[list[Batch], np.ndarray | None]:
+        """A batch for each parent, as the family is asked with them, and what it is shown of each sample.
+
+        That is what it makes of the sources itself, or what came with the first, uint8 (N, 1 or 3, H, W);
+        None if nothing did. There are as many rows in a batch as seeds.
+        """
+        batches, count = self.batches(device, len(seeds)), len(self.rows_NP)
+        if hasattr(family, "ask"):
+            shown_BCHW = family.ask(batches, seeds)
+            first = replace(batches[0], c_BCHW=device.scaled(shown_BCHW))
+            return [first, *batches[1:]], shown_BCHW[:count].cpu().numpy()
         if self.pool.c_NCHW is None:
-            return None
-        return self.pool.c_NCHW[torch.from_numpy(self.rows_NP[:, 0])].numpy()
+            return batches, None
+        return batches, self.pool.c_NCHW[torch.from_numpy(self.rows_NP[:, 0])].numpy()
 
     @property
     def ids(self) -> list[list[str]]:

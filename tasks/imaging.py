@@ -5,15 +5,14 @@ run, so that memory holds a few batches and a row of facts for each image.
 """
 
 import hashlib
-import io
 from collections.abc import Iterator
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
@@ -22,7 +21,7 @@ from tasks.errors import UserError
 from tasks.opening import open_image
 from tasks.params import PreprocessParams
 from tasks.progress import Progress
-from tasks.shards import Shards, png
+from tasks.shards import Shards, png, unpng
 from tasks.workers import spread
 
 BATCH_IMAGES, BATCH_BYTES = 128, 32 << 20
@@ -221,12 +220,17 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
     if params.condition == "paired" and pairs is None:
         raise UserError(f"{raw}: holds no pairs. Set ingest.pairs, or another preprocess.condition.")
 
+    paired = params.condition == "paired"
+    columns = ["id", "image", *["condition"] * paired, "label", "split", "source"]
+
     def jobs() -> Iterator[Job]:
-        for table in shards.tables(["id", "image", "condition", "label", "split", "source"]):
+        for table in shards.tables(columns):
             for rows in _batches(table):
                 encoded = [image["bytes"] for image in rows["image"].to_pylist()]
-                partners = [other and other["bytes"] for other in rows["condition"].to_pylist()]
-                waiting.append(rows.drop(["image", "condition"]).to_pydict())
+                partners: list[bytes | None] = [None] * len(rows)
+                if paired:
+                    partners = [other and other["bytes"] for other in rows["condition"].to_pylist()]
+                waiting.append(rows.drop(["image", *["condition"] * paired]).to_pydict())
                 yield Job(encoded, partners, params, pairs)
 
     offset = 0
@@ -259,8 +263,7 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
 
 def _batches(table: pa.Table) -> Iterator[pa.Table]:
     start = size = 0
-    lengths = [len(data) for data in _bytes_of(table)]
-    for n, length in zip(count(), lengths, strict=False):
+    for n, length in enumerate(_lengths(table).tolist()):
         if n > start and (n - start == BATCH_IMAGES or size + length > BATCH_BYTES):
             yield table.slice(start, n - start)
             start, size = n, 0
@@ -269,8 +272,13 @@ def _batches(table: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(start)
 
 
-def _bytes_of(table: pa.Table) -> list[memoryview]:
-    return [image["bytes"].as_buffer() for image in table["image"]]
+def _lengths(table: pa.Table) -> np.ndarray:
+    """(N,) bytes of each row's images."""
+    found = np.zeros(len(table), np.int64)
+    for name in {"image", "condition"} & set(table.column_names):
+        encoded = pc.struct_field(table[name], "bytes")
+        found += pc.fill_null(pc.binary_length(encoded), 0).to_numpy()
+    return found
 
 
 class Spool:
@@ -295,6 +303,4 @@ class Spool:
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """(N, channels, size, size) uint8 of the given rows."""
-        images = [np.asarray(Image.open(io.BytesIO(self.png(row)))) for row in rows]
-        stack = np.stack(images)
-        return stack[:, None] if stack.ndim == 3 else np.moveaxis(stack, -1, 1)
+        return unpng(self.png(row) for row in rows)

@@ -40,12 +40,13 @@ REALISM_K, DENSITY_K = 3, 5
 
 @dataclass(frozen=True, eq=False)
 class Originals:
-    """ids (M,), the judge's features (M, D), sketches and pixel digests of the train split."""
+    """The train split: ids (M,), the judge's features (M, D), sketches, pixel digests and shards."""
 
     ids: np.ndarray
     features_MD: Tensor
     sketch: Sketch
     digests: frozenset[bytes]
+    shards: Shards
 
     @classmethod
     def open(cls, train: Path, ids: np.ndarray, features_MD: np.ndarray) -> "Originals":
@@ -58,7 +59,13 @@ class Originals:
             sketches.append(sketch(torch.from_numpy(x_NCHW)))
             digests.update(pixel_digests(x_NCHW))
         whole = Sketch(*(torch.cat(parts) for parts in zip(*sketches, strict=True)))
-        return cls(ids, torch.from_numpy(features_MD), whole, frozenset(digests))
+        return cls(ids, torch.from_numpy(features_MD), whole, frozenset(digests), shards)
+
+    @cached_property
+    def x_MCHW(self) -> Tensor:
+        """The images themselves, uint8; small ones are their own thumbnails."""
+        small = self.sketch.thumbs_NCHW
+        return small if small.shape[1:] == self.shards.shape else torch.from_numpy(self.shards.pixels())
 
     @cached_property
     def apart_M(self) -> Tensor:

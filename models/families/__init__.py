@@ -83,7 +83,8 @@ class Family(Protocol):
     One whose `condition` is "image" also has `PARENTS`, how many sources each sample has, all of one
     class, and `PAIRED`, whether the first of them is what the sample should come near to (held-out pairs
     then measure it). If it does not look at its sources as they are, `ask(sources, seeds_B) -> Tensor`
-    gives what it looks at, uint8 (B, 1 or 3, H, W); that is kept as the samples' condition.
+    gives what it looks at, uint8 (B, 1 or 3, H, W): the first source then comes with that as its
+    condition, and it is kept as the samples'.
 
     Each module in this package also defines `Config` (a frozen pydantic model with an `lr`) and
     `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the

@@ -31,7 +31,8 @@ SPREAD = 1e-3  # least variance of a mean colour
 class Config(BaseModel):
     """What decides the weights that training arrives at.
 
-    adversarial: weight of the discriminator's word in the generator's loss; 0: an L1-only network.
+    adversarial: weight of the discriminator's word in the generator's loss; 0, and feature_matching 0 too:
+        an L1-only network, without a discriminator's score.
     l1: weight of the distance to the true image (eq. 4, lambda).
     feature_matching: weight of the distance in the discriminator's features (Wang et al. 2018, eq. 2).
     hint: tell the generator the image's mean colour. It is then asked with one that is drawn from the
@@ -141,6 +142,7 @@ class Pix2Pix(Learner):
     def __init__(self, config: Config, spec: Spec) -> None:
         networks = {"network": Generator(config, spec), "discriminator": Discriminator(config, spec)}
         super().__init__(config, spec, (0.5, 0.999), **networks)
+        self.judges = bool(config.adversarial or config.feature_matching)
         K, C = max(spec.classes, 1), spec.channels
         self.hint_KC: Tensor
         self.register_buffer("hint_KC", torch.zeros(K, C))
@@ -162,7 +164,7 @@ class Pix2Pix(Learner):
         fake_BCHW = self.through["network"](self.asked(c_BCHW, x_BCHW.mean((2, 3))), *noise)
         away = F.l1_loss(fake_BCHW, x_BCHW)  # eq. 3
         loss, norm_d, judged, gap = config.l1 * away, 0.0, torch.zeros(()), torch.zeros(())
-        if config.adversarial or config.feature_matching:
+        if self.judges:
             real, fake = (discriminate(c_BCHW, x)[0] for x in (x_BCHW, fake_BCHW.detach()))
             judged = (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2  # eq. 1, at half the speed
             norm_d = self.descend(judged, "discriminator")
@@ -200,7 +202,7 @@ class Pix2Pix(Learner):
     @torch.no_grad()
     def sample(
         self, y_B: Tensor | None, seeds_B: list[int], sources: Sequence[Batch] = ()
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Answer the condition of each source, in a colour and by noise of the sample's own seed.
 
         Args:
@@ -210,7 +212,7 @@ class Pix2Pix(Learner):
 
         Returns:
             uint8 images (B, C, H, W), and the mean of the discriminator's logits (B,): higher is more like
-            real.
+            real; None of an L1-only network.
         """
         c_BCHW = _condition(sources[0])
         noise, y_B = SampleNoise(seeds_B, c_BCHW.device), Batch(c_BCHW, y_B).labels_B
@@ -219,7 +221,8 @@ class Pix2Pix(Learner):
         masks = [noise.uniform(shape) for shape in self.network.dropped]
         x_BCHW = self.network(self.asked(c_BCHW, hint_BC), *masks)
         x_BCHW = (x_BCHW * 127.5 + 127.5).round().clamp(0, 255)
-        return x_BCHW.to(torch.uint8), self.discriminator(c_BCHW, x_BCHW / 127.5 - 1)[0].mean(1)
+        score_B = self.discriminator(c_BCHW, x_BCHW / 127.5 - 1)[0].mean(1) if self.judges else None
+        return x_BCHW.to(torch.uint8), score_B
 
 
 def _condition(batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from models import features
+from models.blurring import gaussian
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
@@ -137,12 +138,8 @@ def eight_bits(x_BCHW: Tensor) -> Tensor:
 
 def blurred(x_BCHW: Tensor, radius: float) -> Tensor:
     """Images under a Gaussian blur of this deviation in pixels; the edge's pixels go on beyond it."""
-    C, reach = x_BCHW.shape[1], math.ceil(3 * radius)
-    place = torch.arange(-reach, reach + 1, dtype=x_BCHW.dtype, device=x_BCHW.device)
-    weight = (-(place**2) / (2 * radius**2)).exp()
-    weight = (weight / weight.sum()).expand(C, 1, 1, -1)
-    x_BCHW = F.pad(x_BCHW, (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(F.conv2d(x_BCHW, weight, groups=C), weight.mT, groups=C)
+    reach = math.ceil(3 * radius)
+    return gaussian(F.pad(x_BCHW, (reach, reach, reach, reach), mode="replicate"), radius, reach)
 
 
 def compressed(x_BCHW: Tensor, quality: int) -> Tensor:
@@ -174,7 +171,8 @@ class Restore(Learner):
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once on images that are spoiled anew each time."""
         self.pace(progress)
-        spoiled_BCHW = degrade(batch.x_BCHW, self.config, torch.randn_like(batch.x_BCHW))
+        noise_BCHW = torch.randn_like(batch.x_BCHW) if self.config.degradation == "noise" else None
+        spoiled_BCHW = degrade(batch.x_BCHW, self.config, noise_BCHW)
         restored_BCHW = self.through["network"](spoiled_BCHW)
         distance = F.l1_loss if self.config.loss == "l1" else F.mse_loss
         loss = distance(restored_BCHW, batch.x_BCHW)
@@ -188,8 +186,10 @@ class Restore(Learner):
         """What is to be restored: the sources as they are, or spoiled by their seeds. uint8 (B, C, H, W)."""
         x_BCHW = sources[0].x_BCHW
         if self.config.spoil_sources:
-            noise = SampleNoise(seeds_B, x_BCHW.device).normal(tuple(x_BCHW.shape[1:]))
-            x_BCHW = degrade(x_BCHW, self.config, noise)
+            noise_BCHW = None
+            if self.config.degradation == "noise":
+                noise_BCHW = SampleNoise(seeds_B, x_BCHW.device).normal(tuple(x_BCHW.shape[1:]))
+            x_BCHW = degrade(x_BCHW, self.config, noise_BCHW)
         return eight_bits(x_BCHW).to(torch.uint8)
 
     @torch.no_grad()
@@ -200,14 +200,13 @@ class Restore(Learner):
 
         Args:
             y_B: not used; a source shows what it shows.
-            seeds_B: what the sources' noise is drawn from.
-            sources: one batch of images.
+            seeds_B: not used; the sources' noise was drawn from them by `ask`.
+            sources: one batch of images, whose condition is what `ask` made of them.
 
         Returns:
             uint8 images (B, C, H, W), and no score.
         """
-        spoiled_BCHW = self.ask(sources, seeds_B).float() / 127.5 - 1
-        return eight_bits(self.network(spoiled_BCHW)).to(torch.uint8), None
+        return eight_bits(self.network(sources[0].c_BCHW)).to(torch.uint8), None
 
 
 def build(config: Config, spec: Spec) -> Restore:

@@ -60,8 +60,8 @@ def _verify(item: Item, max_pixels: int) -> Good | Reject:
         opened = [data] if partner is None else [data, partner]
         with ExitStack() as stack:
             images = [stack.enter_context(open_image(each)) for each in opened]
-            width, height = images[0].size
-            if max(math.prod(image.size) for image in images) > max_pixels:
+            width, height = max((image.size for image in images), key=math.prod)
+            if width * height > max_pixels:
                 detail = f"{width} x {height} pixels, more than ingest.max_pixels"
                 return Reject(item.source, "too_large", detail, digest)
             if partner is not None and (apart := differ(*images)):

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save
 
+from models.fidelity import MEASURES
 from tasks.children import unbroken
 from tasks.device import Device
 from tasks.errors import UserError
@@ -37,7 +38,6 @@ HEALTHY = "healthy.safetensors"
 SLOWER = 1 / 3  # what a rollback multiplies the learning rate by
 GRID_COLUMNS = 10
 GRID_ROWS = 8
-FIDELITY = ("psnr", "ssim", "perceptual_distance")
 EXAMINED = 240  # samples of a draw that the judge sees
 
 
@@ -161,13 +161,12 @@ def examine(
     x_NCHW = draws.draw(family, count, training.device)
     with whole(folder / "grids" / f"{training.images:09d}.png") as file:
         file.write(png(tile(x_NCHW[:count], GRID_COLUMNS)))
-    found = examiner.examine(x_NCHW, draws.y_N)
+    found = examiner.examine(x_NCHW, draws.y_N) | draws.fidelity(family, x_NCHW, training.device)
     with unbroken():
         if finding := watchdog.draw(found, training.progress):
             return finding
         if watchdog.is_best(found["score"], training.images):
             keep(folder, family)
-        found |= draws.fidelity(family, x_NCHW, training.device)
         # Only now, since what stands in `health` is not examined again: an interrupted draw must be.
         training.health.append({"images": training.images, **found})
         training.save(folder / HEALTHY)
@@ -244,13 +243,14 @@ def write_checkpoint(folder: Path, training: Training) -> Path:
 def held_out(training: Training, best: int) -> dict[str, float]:
     """What the best state's answers to held-out pairs measured; nothing of a family that is not paired."""
     row: dict[str, Any] = next((row for row in training.health if row["images"] == best), {})
-    return {name: row[name] for name in FIDELITY if name in row}
+    return {name: row[name] for name in MEASURES if name in row}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV with their own columns, or with `columns` if there are none."""
+    """Write rows as CSV with all columns that any of them has, or with `columns` if there are none."""
+    names = list(dict.fromkeys(name for row in rows for name in row)) or list(columns)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else columns, lineterminator="\n")
+        writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})

@@ -31,9 +31,11 @@ class Draws:
         for start in range(0, self.count, batch):
             part = slice(start, min(start + batch, self.count))
             y_B = None if self.y_N is None else torch.from_numpy(self.y_N[part]).to(device.kind)
-            asked = {"sources": self.sources.take(part).batches(device)} if self.sources else {}
+            seeds, asked = list(range(part.start, part.stop)), {}
             with torch.inference_mode(), device.autocast():
-                drawn.append(family.sample(y_B, list(range(part.start, part.stop)), **asked)[0].cpu().numpy())
+                if self.sources:
+                    asked = {"sources": self.sources.take(part).asked(family, seeds, device)[0]}
+                drawn.append(family.sample(y_B, seeds, **asked)[0].cpu().numpy())
         return np.concatenate(drawn)
 
     def fidelity(self, family: Any, x_NCHW: np.ndarray, device: Device) -> dict[str, float]:

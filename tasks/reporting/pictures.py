@@ -79,7 +79,7 @@ def made_from(splits: Splits, synthetic: Path) -> list[dict[str, Any]]:
         return []
     groups = [splits.kept & (splits.synthetic.y == label) for label in range(len(splits.classes[:CLASSES]))]
     rows = [row for of_class in groups or [splits.kept] for row in np.flatnonzero(of_class)[:MADE].tolist()]
-    table = drawn.table(["source_ids", "condition"]).take(pa.array(rows))
+    table = drawn.table(["source_ids", "condition"]).take(pa.array(rows, pa.int64()))
     row_of = {name: n for n, name in enumerate(splits.train.ids)}
     conditions = pixels(table["condition"]) if drawn.condition and rows else [None] * len(rows)
     found = []

@@ -101,7 +101,7 @@ def draw(
     draw of all is a whole batch: it finds out, before there is anything to lose.
     """
     try:
-        x_BCHW, score_B = sample(family, labels, seeds, params.batch, params, device, sources)
+        x_BCHW, score_B, shown = sample(family, labels, seeds, params.batch, params, device, sources)
     except ValueError as error:
         raise UserError(f"params.yaml: generate: {error}. Set it to null for the family's default.") from None
     except (RuntimeError, MemoryError) as error:
@@ -116,35 +116,25 @@ def draw(
             f"{'GPU' if device.kind == 'cuda' else 'machine'}'s memory; {fits}."
         ) from None
     score = None if score_B is None else score_B[: len(seeds)].float().cpu().numpy()
-    asked = shown_of(family, sources, padded(seeds, params.batch), device) if sources else None
-    return x_BCHW[: len(seeds)].cpu().numpy(), score, asked
-
-
-def shown_of(family: Any, sources: Sources, seeds: list[int], device: Device) -> np.ndarray | None:
-    """What the family is shown of the sources: what it makes of them itself, or what came with them."""
-    if not hasattr(family, "ask"):
-        return sources.conditions
-    with torch.inference_mode(), device.autocast():
-        asked = family.ask(sources.batches(device, len(seeds)), seeds)
-    return asked[: len(sources.rows_NP)].cpu().numpy()
-
-
-def padded(seeds: list[int], batch: int) -> list[int]:
-    """The seeds, and the last one again and again up to `batch`."""
-    return seeds + seeds[-1:] * (batch - len(seeds))
+    return x_BCHW[: len(seeds)].cpu().numpy(), score, shown
 
 
 def sample(
     family: Any, labels: np.ndarray, seeds: list[int], batch: int, params: GenerateParams, device: Device,
     sources: Sources | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """Ask the family for `batch` samples: the first ones, or all and the last one again and again."""
+) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray | None]:  # fmt: skip
+    """Ask the family for `batch` samples: the first ones, or all and the last one again and again.
+
+    Returns them, their scores, and what it was shown of the sources of those that were asked for.
+    """
     labels, seeds = labels[:batch], seeds[:batch]
-    last = np.repeat(labels[-1:], batch - len(seeds))
-    y_B = torch.from_numpy(np.concatenate([labels, last])).to(device.kind)
-    asked = {"sources": sources.take(slice(batch)).batches(device, batch)} if sources else {}
+    more = batch - len(seeds)
+    y_B = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], more)])).to(device.kind)
+    seeds, asked, shown = seeds + seeds[-1:] * more, knobs(params), None
     with torch.inference_mode(), device.autocast():
-        return family.sample(None if labels[0] < 0 else y_B, padded(seeds, batch), **asked, **knobs(params))
+        if sources:
+            asked["sources"], shown = sources.take(slice(batch)).asked(family, seeds, device)
+        return *family.sample(None if labels[0] < 0 else y_B, seeds, **asked), shown
 
 
 def largest(

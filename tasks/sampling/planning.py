@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.families import Spec, load
+from models.families import Spec, class_of, load
 from tasks.device import Device
 from tasks.errors import UserError
 from tasks.params import GenerateParams
@@ -82,7 +82,7 @@ class Plan:
 def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
     """Decide every sample's label. Raises UserError if `generate` asks for what the checkpoint has not."""
     facts = read_checkpoint(checkpoint)
-    family, like = build(facts, checkpoint), Shards.open(real)
+    family, like = class_of(facts["family"]), Shards.open(real)
     unknown = sorted(set(knobs(params)) - family.SAMPLING)
     if unknown:
         raise UserError(

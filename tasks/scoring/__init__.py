@@ -24,11 +24,10 @@ from tasks.originals import MEASURES, Originals, pixel_digests
 from tasks.params import FilterParams
 from tasks.scoring import repeats
 from tasks.scoring.limits import IDENTICAL, MEANINGS, RULES, beyond, for_rates, limits
-from tasks.scoring.measured import Thumbs, column
+from tasks.scoring.measured import TO_SOURCE, Thumbs, column
 from tasks.scoring.sets import summary
 from tasks.shards import Shards, pixels, read_shard, whole, write_shard, write_text
 
-TO_SOURCE = {"source_ssim": "ssim", "source_perceptual_distance": "perceptual_distance"}
 NUMBERS = (*MEASURES, "sibling_distance", "sibling_residual", *TO_SOURCE, "family_score")
 SCORES = pa.schema(
     [
@@ -72,19 +71,17 @@ def measure_shard(shard: Path, reference: Path, train: Path, device: Device, fol
     if said.probabilities_NK is not None:
         found["probabilities"] = said.probabilities_NK
     if sources_NP is not None:
-        found |= to_source(
-            x_NCHW, _pixels(train.resolve(), (train / "index.json").read_bytes())[sources_NP], device
-        )
+        found |= to_source(x_NCHW, originals.x_MCHW[sources_NP], device)
     path = folder / MEASURED.format(int(shard.stem.removeprefix("shard-")))
     with whole(path) as file:
         file.write(save({name: np.ascontiguousarray(values) for name, values in found.items()}))
     return path
 
 
-def to_source(x_NCHW: np.ndarray, sources_NPCHW: np.ndarray, device: Device) -> dict[str, np.ndarray]:
+def to_source(x_NCHW: np.ndarray, sources_NPCHW: torch.Tensor, device: Device) -> dict[str, np.ndarray]:
     """How like its nearest source each image is, (N,) float32 a measure; those that can be taken here."""
     x = torch.from_numpy(x_NCHW)
-    parts = [fidelity(x, torch.from_numpy(s_NCHW), device.kind) for s_NCHW in sources_NPCHW.swapaxes(0, 1)]
+    parts = [fidelity(x, s_NCHW, device.kind) for s_NCHW in sources_NPCHW.unbind(1)]
     found = {}
     for name, kind in TO_SOURCE.items():
         if kind in parts[0]:
@@ -207,11 +204,6 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks().cast(kind)
     return pa.array(values, kind)
-
-
-@lru_cache(maxsize=1)
-def _pixels(train: Path, index: bytes) -> np.ndarray:
-    return Shards.open(train).pixels()
 
 
 @lru_cache(maxsize=1)

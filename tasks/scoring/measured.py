@@ -8,6 +8,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+# How near a sample comes to its nearest source, by the name in models/fidelity.py.
+TO_SOURCE = {"source_ssim": "ssim", "source_perceptual_distance": "perceptual_distance"}
+
 
 def column(paths: list[Path], name: str) -> Any:
     """A column of all samples (N, ...); None if it was not measured."""

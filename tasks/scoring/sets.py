@@ -12,7 +12,7 @@ from tasks.extracting import compare_samples
 from tasks.judging import Reference
 from tasks.params import MOST_OVERSAMPLE
 from tasks.scoring.limits import MEANINGS
-from tasks.scoring.measured import column
+from tasks.scoring.measured import TO_SOURCE, column
 from tasks.shards import Shards
 
 
@@ -39,7 +39,7 @@ def summary(
     before = compare(whole, held_out, classes)
     after = compare(whole.take(torch.from_numpy(kept_N)), held_out, classes)
     scale = real_scale(real, rates)
-    to_source = {name: column(paths, f"source_{name}") for name in ("ssim", "perceptual_distance")}
+    to_source = {kind: column(paths, name) for name, kind in TO_SOURCE.items()}
     likeness = {n: round(float(v.mean()), 6) for n, v in to_source.items() if v is not None}
     return ({"to_source": likeness} if likeness else {}) | {
         "samples": len(kept_N),

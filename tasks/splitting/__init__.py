@@ -247,7 +247,7 @@ def _write(folder: Path, spool: Spool, rows: list[int], split: str, shard_size: 
     folder.mkdir()
     start = size = number = 0
     for n, row in enumerate([*rows, None]):
-        length = 0 if row is None else int(spool.sizes[row])
+        length = 0 if row is None else int(spool.sizes[row] + spool.condition_sizes[row])
         if n > start and (row is None or n - start == shard_size or size + length > SHARD_BYTES):
             _write_shard(folder / shard_name(number), spool, rows[start:n], split)
             start, size, number = n, 0, number + 1

@@ -43,18 +43,6 @@ def test_absent_packages_are_named_with_what_installs_them(monkeypatch):
         features.require()
 
 
-def test_a_gram_matrix_counts_what_occurs_together():
-    h = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    found = features.gram(h)
-    for n in range(2):
-        for i in range(3):
-            for j in range(3):
-                told = sum(h[n, i, y, x] * h[n, j, y, x] for y in range(4) for x in range(5)) / 20
-                assert float(found[n, i, j]) == pytest.approx(float(told), abs=1e-5)
-    order = torch.randperm(20)
-    assert torch.allclose(features.gram(h.flatten(2)[:, :, order].unflatten(2, (4, 5))), found, atol=1e-6)
-
-
 def test_maps_get_coarser_and_are_what_the_distance_compares():
     x, y = pictures(3, 32), pictures(3, 32).flip(0)
     found = features.maps(x)

@@ -9,6 +9,16 @@ from models import features
 from models.fidelity import fidelity, psnr, ssim
 
 
+@pytest.mark.parametrize("most", [1, 200, 10_000])
+def test_how_many_pairs_are_compared_at_once_changes_nothing(most, monkeypatch):
+    x, y = pairs(count=7)
+    expected = fidelity(x, y)
+    monkeypatch.setattr("models.fidelity.PIXELS", most)
+    for name, found in fidelity(x, y).items():
+        torch.testing.assert_close(found, expected[name])
+    assert len(fidelity(x[:0], y[:0])["psnr"]) == 0
+
+
 def pairs(size=14, channels=1, count=3):
     generator = torch.Generator().manual_seed(size)
     x = torch.randint(0, 256, (count, channels, size, size), generator=generator)

@@ -73,6 +73,7 @@ def test_an_l1_only_network_has_no_discriminator_to_ask():
     assert all(torch.equal(before[k], v) for k, v in family.discriminator.state_dict().items())
     assert {m["gap"] for m in found} == {0.0}
     assert found[-1]["l1"] < found[0]["l1"] / 2
+    assert family.sample(batch.y_B, list(range(len(batch.x_BCHW))), [batch])[1] is None
     assert found[-1]["loss"] == pytest.approx(100 * found[-1]["l1"], rel=1e-5)
 
 

@@ -1,6 +1,7 @@
 """Restoration: each degradation spoils as it says, and the way back is learnt."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,17 +79,20 @@ def test_it_learns_the_way_back(options):
         family.step(Batch(x, None), 0.1 + i / 120)
     source, seeds = Batch(pictures(), None), list(range(8))
     truth = grey_levels(source.x_BCHW).round().byte()
-    before, after = family.ask([source], seeds), family.sample(None, seeds, [source])[0]
+    before = family.ask([source], seeds)
+    after = family.sample(None, seeds, [replace(source, c_BCHW=before / 127.5 - 1)])[0]
     assert float((psnr(after, truth) - psnr(before, truth)).mean()) > 1
 
 
 def test_sources_are_spoilt_by_their_seed_or_not_at_all():
     family = restore.build(Config(width=16), Spec(3, 16, 16, 0))
     source = Batch(pictures(), None)
-    one, same, other = (family.ask([source], list(range(n, n + 8))) for n in (1, 1, 2))
+    plain = Batch(torch.zeros(8, 3, 16, 16), None)
+    one, same, other = (family.ask([plain], list(range(n, n + 8))) for n in (1, 1, 2))
     assert torch.equal(one, same)
-    assert torch.equal(one[1:], other[:-1]) is False  # the noise is the seed's, the image the source's
+    assert torch.equal(one[1:], other[:-1])
     assert not torch.equal(one, other)
+    assert not torch.equal(family.ask([source], list(range(1, 9))), one)
     whole = restore.build(Config(width=16, spoil_sources=False), Spec(3, 16, 16, 0))
     assert torch.equal(whole.ask([source], list(range(8))), grey_levels(source.x_BCHW).round().byte())
 

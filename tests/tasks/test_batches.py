@@ -81,4 +81,27 @@ def test_sources_fill_the_batch_and_keep_their_names(tmp_path):
     assert torch.equal(first.x_BCHW, pool.batch(np.array([1, 2, 2, 2]), DEVICE, torch.channels_last).x_BCHW)
     assert second.y_B.tolist() == [1, 2, 2, 2]
     assert sources.ids == [["train00001", "train00004"], ["train00002", "train00005"]]
-    assert len(sources.conditions) == 2
+
+
+class Blind:
+    """Looks at nothing but how bright its sources are."""
+
+    def ask(self, sources, seeds_B):
+        return (
+            (sources[0].x_BCHW.mean((1, 2, 3), keepdim=True) * 100 + 128).to(torch.uint8).expand(-1, 1, 8, 8)
+        )
+
+
+def test_a_family_is_asked_with_what_it_makes_of_its_sources_or_what_came_with_them(tmp_path):
+    pool = Pool.open(making.real(tmp_path / "train", 2, 1, condition=True))
+    sources = Sources(pool, np.array([[0, 3], [1, 4]]))
+    (first, second), shown = sources.asked(Blind(), [7, 8, 8], DEVICE)
+    assert shown.shape == (2, 1, 8, 8)
+    assert first.c_BCHW.shape == (3, 1, 8, 8)
+    assert torch.equal(first.c_BCHW[:2], DEVICE.scaled(torch.from_numpy(shown)))
+    assert torch.equal(second.c_BCHW, sources.batches(DEVICE, 3)[1].c_BCHW)
+    (plain, _), came = sources.asked(object(), [7, 8, 8], DEVICE)
+    assert torch.equal(plain.c_BCHW, sources.batches(DEVICE, 3)[0].c_BCHW)
+    assert np.array_equal(came, pool.c_NCHW[:2].numpy())
+    bare = Pool.open(making.real(tmp_path / "other", 2, 1))
+    assert Sources(bare, np.array([[0]])).asked(object(), [7], DEVICE)[1] is None

@@ -25,6 +25,7 @@ from tasks.params import (
     TrainParams,
 )
 from tasks.probing import gather
+from tasks.reporting import pictures as shown
 from tasks.sampling import planning
 from tasks.shards import Shards, pixels, read_shard, seal
 from tests import making, pictures
@@ -236,6 +237,20 @@ def test_the_report_shows_source_condition_and_sample_side_by_side(data, report)
     found = json.loads((report / "metrics.json").read_text())
     assert found["held_out"]["psnr"] > 18
     assert found["to_source"]["ssim"] > 0
+
+
+def test_a_report_of_samples_none_of_which_was_kept_says_how_held_out_pairs_came_out(data, report, tmp_path):
+    names = ("train", "calibrate", "test")
+    inputs = {n: data / "real" / n for n in names} | {
+        n: data / n for n in ("synthetic", "scores", "checkpoint")
+    }
+    splits = gather(*list(inputs.values())[:5])
+    splits = replace(splits, reasons=np.full(len(splits.reasons), "copied", object))
+    assert shown.made_from(splits, data / "synthetic") == []
+    metrics = json.loads((report / "metrics.json").read_text())
+    params = EvaluateParams(arms=["real"], seeds=1)
+    reporting.write_page(tmp_path, metrics, params, splits, [], inputs)
+    assert "Held-out images and the family's answer" in Page((tmp_path / "report.html").read_text()).text
 
 
 def test_the_export_carries_sources_and_conditions(data, report, tmp_path):

@@ -102,10 +102,19 @@ def test_features_of_other_images_are_refused(known):
         Originals.open(held_out, real.ids("train"), real.features("train"))
 
 
+def test_small_images_are_decoded_once_and_large_ones_are_themselves(known, monkeypatch):
+    train, _, _, images, _ = known
+    assert images.x_MCHW is images.sketch.thumbs_NCHW
+    assert np.array_equal(images.x_MCHW.numpy(), Shards.open(train).pixels())
+    smaller = images.sketch._replace(thumbs_NCHW=images.sketch.thumbs_NCHW[..., ::2, ::2])
+    large = Originals(images.ids, images.features_MD, smaller, images.digests, images.shards)
+    assert torch.equal(large.x_MCHW, images.x_MCHW)
+
+
 def test_one_train_image_alone_is_enough(known):
     _, _, real, images, _ = known
     first = Sketch(*(part[:1] for part in images.sketch))
-    alone = Originals(images.ids[:1], images.features_MD[:1], first, frozenset())
+    alone = Originals(images.ids[:1], images.features_MD[:1], first, frozenset(), images.shards)
     x = Shards.open(known[1]).pixels()[:3]
     said = judging.measure(real.judge(DEVICE), x, DEVICE, real.facts)
     found = alone.columns(said, x, np.zeros(3, int), sketch(torch.from_numpy(x)))

@@ -56,6 +56,12 @@ def test_png_keeps_every_pixel_and_repeats(shape):
     assert (shards.pixels(column)[0] == x).all()
 
 
+def test_a_broken_png_is_told_in_one_line():
+    good = shards.png(np.zeros((1, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="not a PNG that can be read"):
+        shards.unpng([good, b"\x89PNG\r\n" + bytes(20)])
+
+
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     one, two = (sealed(tmp_path / name, 3, 1) for name in "ab")
     assert [(f.name, f.read_bytes()) for f in sorted(one.iterdir())] == [

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tasks import imaging
 from tasks.errors import UserError
 from tasks.fetching.pairing import match, unpaired
 from tasks.shards import Shards
@@ -162,6 +163,40 @@ def test_sizes_are_compared_as_they_are_seen(tmp_path):
     files["dog/000.jpg"] = encoded(wide.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "jpeg", exif=exif)
     raw = ingested(write(tmp_path / "in", files), tmp_path / "raw", pairs="stem", max_reject_fraction=0.5)
     assert rejects(raw) == {"dog/000.jpg": "unlike_sizes"}
+
+
+def test_the_larger_of_a_pair_is_the_one_that_is_too_large(tmp_path):
+    files = photographs(5) | {"cat/000.png": mask(0, 40)}
+    raw = ingested(
+        write(tmp_path / "in", files), tmp_path / "raw", pairs="stem", max_pixels=900, max_reject_fraction=0.5
+    )
+    (row,) = pq.read_table(raw / "rejects.parquet").to_pylist()
+    assert (row["source"], row["reason"]) == ("cat/000.jpg", "too_large")
+    assert row["detail"].startswith("40 x 40 pixels")
+
+
+def test_partners_count_towards_the_bytes_of_a_shard_and_of_a_worker_s_batch(tmp_path, monkeypatch):
+    source = write(tmp_path / "in", photographs(5))
+    raw = ingested(source, tmp_path / "raw", pairs="stem")
+    table = Shards.open(raw).table(["id", "image", "condition"])
+    sizes = {
+        name: [len(each["bytes"]) for each in table[name].to_pylist()] for name in ("image", "condition")
+    }
+    assert imaging._lengths(table).tolist() == [sum(each) for each in zip(*sizes.values(), strict=True)]
+    assert imaging._lengths(table.drop(["condition"])).tolist() == sizes["image"]
+    monkeypatch.setattr("tasks.splitting.SHARD_BYTES", 0)
+    plain = preprocessed(raw, tmp_path / "plain", condition="paired")
+    spool = [
+        len(each["bytes"]) for each in Shards.open(plain / "train").table(["image"])["image"].to_pylist()
+    ]
+    monkeypatch.setattr("tasks.splitting.SHARD_BYTES", 2 * max(spool))
+    paired = preprocessed(raw, tmp_path / "paired", condition="paired")
+    images = Shards.open(paired / "train").table(["image", "condition"])
+    whole = [sum(len(row[n]["bytes"]) for n in ("image", "condition")) for row in images.to_pylist()]
+    for path in Shards.open(paired / "train").paths:
+        rows = pq.read_metadata(path).num_rows
+        assert rows == 1 or sum(whole[:rows]) <= 2 * max(spool)
+        whole = whole[rows:]
 
 
 def test_too_many_without_a_pair_stop_the_stage(tmp_path):

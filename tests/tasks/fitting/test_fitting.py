@@ -1,6 +1,7 @@
 """The loop: resumed to the same bytes, the best draw kept, its limits held."""
 
 import json
+import signal
 from itertools import count
 from types import SimpleNamespace
 
@@ -192,6 +193,24 @@ def test_a_family_with_nothing_to_train_is_finished_and_kept(tmp_path, labelled,
     assert facts["images"] == 0
     assert (out / "loss.csv").read_text() == "images,loss\n"
     assert (out / "health.csv").read_text() == "images,classes_shown,variety,score\n"
+
+
+def test_a_table_has_the_columns_of_all_its_rows(tmp_path):
+    rows = [{"images": 1, "score": 0.5}, {"images": 2, "score": 0.25, "ssim": 1 / 3}]
+    fitting.write_table(tmp_path / "t.csv", rows, ["images"])
+    assert (tmp_path / "t.csv").read_text().splitlines() == ["images,score,ssim", "1,0.5,", "2,0.25,0.333333"]
+
+
+def test_held_out_pairs_are_measured_while_a_stop_is_still_heard(tmp_path, labelled, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        "tasks.fitting.drawing.fidelity",
+        lambda *_: heard.append(signal.getsignal(signal.SIGTERM)) or {"psnr": torch.ones(1)},
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    train(tmp_path / "a", *labelled, "restore")
+    assert heard
+    assert set(heard) == {before}
 
 
 def test_tile_lays_rows_of_columns():
