@@ -1,12 +1,12 @@
 """Run a stage's crafts as a plain script, without Prefect or DVC: `python -m benchmarks.plain <stage>`.
 
-It is what orchestration is measured against. A stage file sees stand-ins for Prefect and for the
-footer, so that its body runs as it is written.
+It is what orchestration is measured against. A stage file sees stand-ins for Prefect, the footer and
+the engine, so that its body runs as it is written.
 """
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -36,6 +36,18 @@ class Craft:
         return self.results
 
 
+class Engine:
+    """The engine's stand-in: works on each shard in turn, in this process."""
+
+    def __init__(self, machine: Any, device: Any, made_by: Any) -> None:
+        self.device = device
+
+    def each(self, function: Callable[..., Any], shards: Sequence[Any], **same: Any) -> None:
+        """Call the function with each shard, the device, and keywords that are the same for all."""
+        for shard in shards:
+            function(shard, **same, device=self.device)
+
+
 def stand_in(name: str, **parts: Any) -> None:
     """Put a module of the given parts in the place of a real one."""
     module = ModuleType(name)
@@ -43,12 +55,18 @@ def stand_in(name: str, **parts: Any) -> None:
     sys.modules[name] = module
 
 
-def main(stage: str) -> None:
-    """Run one stage with the params of params.yaml."""
+def stand_ins() -> None:
+    """Put all that a stage file would import of Prefect's out of its sight."""
     nothing: Callable[..., None] = lambda *arguments, **named: None  # noqa: E731
     stand_in("prefect", unmapped=lambda value: value)
     shown = {"show_image": nothing, "show_table": nothing}
     stand_in("flows.footer", craft=Craft, run=nothing, stage=lambda function: function, **shown)
+    stand_in("flows.engine", Engine=Engine)
+
+
+def main(stage: str) -> None:
+    """Run one stage with the params of params.yaml."""
+    stand_ins()
     flow = getattr(import_module(f"flows.{stage}"), stage)
     params = read(PARAMS)
     sections = {"params": getattr(params, stage), "family": params.family, "gates": params.gates}
