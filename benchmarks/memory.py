@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.orchestration import TINY, clone
+from benchmarks.orchestration import TINY, clone, plain
 from tasks.layout import ROOT
+from tasks.overriding import override
 from tasks.shards import write_text
 
 RESULT = ROOT / "benchmarks/results/memory.json"
@@ -36,18 +35,8 @@ PARAMS: dict[str, dict[str, Any]] = {
 
 def set_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Change the params of the project in `root`."""
-    path = root / "params.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for section, values in changes.items():
-        found[section] = {**found[section], **values}
-    path.write_text(yaml.safe_dump(found, sort_keys=False))
-
-
-def prepare(root: Path, environment: Mapping[str, str], stages: Sequence[str]) -> None:
-    """Run stages as plain scripts: they are not what is measured."""
-    for name in stages:
-        command = [sys.executable, "-m", "benchmarks.plain", name]
-        subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+    keys = {f"{section}.{key}": value for section, block in changes.items() for key, value in block.items()}
+    override(root / "params.yaml", keys)
 
 
 def stage(name: str, root: Path, environment: Mapping[str, str]) -> float:
@@ -66,17 +55,17 @@ def measure(root: Path, few: int, many: int, stages: Sequence[str]) -> dict[str,
     """For each stage, its peak in MiB at few and at many samples, and the ratio."""
     environment = clone(root)
     set_params(root, PARAMS)
-    prepare(root, environment, BEFORE)
+    plain(root, environment, BEFORE)
     peaks: dict[str, list[float]] = {name: [] for name in stages}
     for count in (few, many):
         set_params(root, {"generate": {"num_samples": count}})
         for name in MEASURED[: 1 + max(MEASURED.index(name) for name in stages)]:
             if name == "export":
-                prepare(root, environment, ["evaluate"])
+                plain(root, environment, ["evaluate"])
             if name in stages:
                 peaks[name].append(stage(name, root, environment))
             else:
-                prepare(root, environment, [name])
+                plain(root, environment, [name])
     return {
         name: {f"{few}": round(a, 1), f"{many}": round(b, 1), "ratio": round(b / a, 3)}
         for name, (a, b) in peaks.items()
@@ -84,7 +73,7 @@ def measure(root: Path, few: int, many: int, stages: Sequence[str]) -> dict[str,
 
 
 def markdown(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """The kept rows as the docs show them."""
+    """The rows as Markdown."""
     few, many, _ = next(iter(rows.values()))
     lines = [
         f"| peak MiB | {int(few):,} samples | {int(many):,} samples | ratio |",

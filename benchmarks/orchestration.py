@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,8 @@ def repro(root: Path, environment: dict[str, str], *options: str) -> float:
     return time.monotonic() - started
 
 
-def plain(root: Path, environment: dict[str, str]) -> float:
-    """Run the stages' crafts as plain scripts, one process a stage, and return the seconds."""
-    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+def plain(root: Path, environment: Mapping[str, str], stages: Sequence[str]) -> float:
+    """Run the crafts of `stages` as plain scripts, one process a stage, and return the seconds."""
     started = time.monotonic()
     for stage in stages:
         command = [sys.executable, "-m", "benchmarks.plain", stage]
@@ -92,7 +91,8 @@ def main() -> None:
         root = Path(folder) / "project"
         environment = clone(root)
         repro(root, environment)  # the first run also makes Prefect's database
-        own = plain(root, environment)
+        stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+        own = plain(root, environment, list(stages))
         seconds = {"no server": repro(root, environment, "--force")}
         with server(environment) as served:
             seconds["server up"] = repro(root, served, "--force")

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import memory
 from benchmarks.memory import BEFORE, set_params
-from benchmarks.orchestration import clone
+from benchmarks.orchestration import clone, plain
 from tasks import sampling
 from tasks.device import Device, prepare
 from tasks.fitting import training
@@ -120,7 +119,7 @@ def measure(root: Path, samples: int, few: Sequence[int], threads: int | None) -
     """All rows, by what was done."""
     environment = clone(root)
     set_params(root, {**SHORT, "machine": {"threads": threads}})
-    memory.prepare(root, environment, BEFORE)
+    plain(root, environment, BEFORE)
     params = read(root / PARAMS)
     device = prepare(params.machine, params.generate.precision)
     rows = {"generate, default steps": generating(root / "data", params, device, samples, None)}
@@ -132,7 +131,7 @@ def measure(root: Path, samples: int, few: Sequence[int], threads: int | None) -
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The kept rows as the docs show them."""
+    """The rows as Markdown."""
     lines = ["|  | images/s | outside % |", "| --- | --- | --- |"]
     lines += [f"| {name} | {r['rate']:,.0f} | {100 * r['outside']:.1f} |" for name, r in rows.items()]
     return "\n".join(lines)

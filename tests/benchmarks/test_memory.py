@@ -16,7 +16,7 @@ def test_memory_is_told_of_each_stage_at_both_counts(tmp_path, monkeypatch):
 
     (tmp_path / "params.yaml").write_text(json.dumps(PARAMS))
     monkeypatch.setattr(memory, "clone", lambda root: {})
-    monkeypatch.setattr(memory, "prepare", lambda root, environment, stages: ran.extend(stages))
+    monkeypatch.setattr(memory, "plain", lambda root, environment, stages: ran.extend(stages))
     monkeypatch.setattr(memory, "stage", stage)
     rows = memory.measure(tmp_path, 100, 300, ["generate", "export"])
     assert ran[:4] == list(memory.BEFORE)
