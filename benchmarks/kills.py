@@ -35,7 +35,6 @@ from tasks.params import Machine
 from tasks.shards import INDEX, file_digest, write_text
 
 RESULTS = ROOT / "benchmarks/results/kills.json"
-FACTS = prepare(Machine(device="cpu", threads=1), "auto").facts
 TARGETS = {"generate": ("all", "the first process", "a worker"), "train": ("all", "the first process")}
 OUTS = {"train": CHECKPOINT, "generate": SYNTHETIC}
 TINY: dict[str, dict[str, Any]] = {
@@ -44,7 +43,7 @@ TINY: dict[str, dict[str, Any]] = {
     "calibrate": {"images": 12_000},
     "train": {"images": 6_000, "checkpoint_every": 1_000, "grid_every": 2_000},
     "generate": {"num_samples": 2_000, "batch": 50, "shard_size": 50},
-    "machine": {"threads": 1, "workers": 1},
+    "machine": {"device": "cpu", "threads": 1, "workers": 1},
 }
 STATES = ("shard-*.parquet", "state.safetensors", "healthy.safetensors")
 WORKERS = (1, 2, 4)
@@ -57,6 +56,7 @@ class Project:
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
         plain = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
         self.params = {name: {**block, **TINY.get(name, {})} for name, block in plain.items()}
+        self.facts = prepare(Machine(**self.params["machine"]), "auto").facts
         self.root, self.environment = root, {**os.environ, **environment, "CI": "true"}
         root.mkdir()
         project(root, self.params)
@@ -201,7 +201,7 @@ def measure(here: Project, times: Mapping[str, int], results: Path) -> dict[str,
     decided = made_by(here)
     rows = read_rows(results)
     if rows.get("computed_on", {}).get("digest") != decided:
-        rows = {"computed_on": {"digest": decided, **FACTS}}
+        rows = {"computed_on": {"digest": decided, **here.facts}}
     for stage in ("ingest", "preprocess", "calibrate", "train"):
         here.run(stage)
     ways = {f"generate, {count} workers": partial(with_workers, here, count) for count in WORKERS}
@@ -241,7 +241,7 @@ def note(results: Path, rows: dict[str, Any], name: str, identical: bool, state:
 def made_by(here: Project) -> str:
     """Stands for all that decides the rows: code, params, and what floating point depends on."""
     files = sorted(p for room in ("flows", "tasks", "models") for p in (here.root / room).rglob("*.py"))
-    decides = [here.params, FACTS, [file_digest(path) for path in files]]
+    decides = [here.params, here.facts, [file_digest(path) for path in files]]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 

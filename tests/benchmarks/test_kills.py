@@ -1,6 +1,8 @@
 import json
 
 from benchmarks import kills
+from tasks.layout import PARAMS
+from tasks.reading import read
 
 
 def test_the_table_of_kills_is_what_was_counted(tmp_path):
@@ -11,3 +13,9 @@ def test_the_table_of_kills_is_what_was_counted(tmp_path):
     assert json.loads((tmp_path / "kills.json").read_text()) == rows
     lines = kills.table(rows).splitlines()[2:]
     assert lines == ["| train, all killed | 2 | 1 |", "| generate, 2 workers | 1 | 1 |"]
+
+
+def test_the_facts_told_are_those_of_the_stages_that_are_killed(tmp_path):
+    here = kills.Project(tmp_path / "project", {})
+    assert read(here.root / PARAMS).machine.device == here.facts["device"] == "cpu"
+    assert here.facts["threads"] == "1"
