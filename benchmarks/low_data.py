@@ -23,11 +23,11 @@ from typing import Any
 import yaml
 
 from benchmarks.rows import kept
-from tasks import dvc, recipe
+from tasks import dvc, overriding, recipe
 from tasks.errors import UserError
 from tasks.layout import PARAMS, REPORT, ROOT, SCORES, UNFINISHED
 from tasks.params import Params
-from tasks.reading import parse
+from tasks.reading import check_families, parse
 from tasks.recipe import Recipe
 from tasks.shards import file_digest, write_text
 
@@ -93,22 +93,17 @@ def params_of(
     found = yaml.safe_load((ROOT / PARAMS).read_text(encoding="utf-8"))
     found["evaluate"] |= {"arms": list(arms), "seeds": seeds}
     found |= {"gates": {}}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        *path, last = key.split(".")
-        block = found
-        for part in path:
-            block = block.get(part) if isinstance(block, dict) else None
-        if not equals or not isinstance(block, dict) or not path:
-            raise UserError(f"--set {change}: write it as section.key=value, as in params.yaml.")
-        block[last] = yaml.safe_load(value)
+    for name, value in overriding.parsed(changes).items():
+        overriding.put(found, name, value)
     found["preprocess"]["train_per_class"] = count or found["preprocess"]["train_per_class"]
     source = Path(str(found["ingest"]["source"]))
     if (ROOT / source).exists():
         found["ingest"]["source"] = str(ROOT / source)  # may be no part of what is copied
-    family = parse(Params, found, f"{PARAMS} with --set").train.family
+    whole = parse(Params, found, f"{PARAMS} with --set")
+    family = whole.train.family
     if family not in found["families"]:
         raise UserError(f"train.family: no family {family!r}; there are: {', '.join(found['families'])}.")
+    check_families(whole)
     return found
 
 

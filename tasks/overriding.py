@@ -60,13 +60,18 @@ def override(path: Path, changes: Mapping[str, Any]) -> None:
     yaml.representer.add_representer(type(None), _null)
     document = yaml.load(path)
     for name, value in changes.items():
-        _put(document, name.split("."), value, name)
+        put(document, name, value)
     with whole(path) as file:
         yaml.dump(document, file)
 
 
 def _null(representer: Any, value: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def put(params: Any, name: str, value: Any) -> None:
+    """Set a dotted key in params. Raises UserError if it leads through a value."""
+    _put(params, name.split("."), value, name)
 
 
 def _put(block: Any, parts: list[str], value: Any, name: str) -> None:

@@ -54,8 +54,9 @@ def test_low_data_cuts_the_train_split_and_sets_what_it_is_told():
     ("change", "said"),
     [
         ("train.minuts=5", "did you mean 'minutes'"),
-        ("minutes=5", "section.key=value"),
-        ("train.minutes", "section.key=value"),
+        ("minutes=5", "minutes: unknown key"),
+        ("train.minutes", "give KEY=VALUE"),
+        ("families.gna.augment=true", "families.gna: no such family"),
         ("train.family=gna", "no family 'gna'"),
         ("evaluate.arms=[reel]", "try 'real'"),
     ],
