@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -18,13 +19,14 @@ watchers: list[Callable[["Progress"], None]] = []
 class Progress:
     """Counts images (or `unit`s of `each`) towards `total`: how many, how fast, how long there is to go.
 
-    A worker process leaves the terminal's one line to its parent, and logs.
+    A worker process leaves the terminal's one line to its parent, and logs. Threads may share one.
     """
 
     def __init__(self, doing: str, total: int, done: int = 0, unit: str = "images", each: int = 1) -> None:
         self.doing, self.total, self.done = doing, total, done
         self.unit, self.each = unit, each
         self.already = done
+        self.adding = threading.Lock()
         self.started = self.shown = self.watched = time.monotonic()
         alone = multiprocessing.parent_process() is None
         self.terminal = alone and sys.stderr.isatty() and "CI" not in os.environ
@@ -42,18 +44,19 @@ class Progress:
 
     def add(self, images: int, note: str = "") -> None:
         """Count `images` more, and show `note` (a loss, a split) beside them."""
-        self.done += images
-        now = time.monotonic()
-        if now - self.watched >= WATCH_SECONDS:
-            self._tell(now)
-        if now - self.shown < (TERMINAL_SECONDS if self.terminal else LOG_SECONDS):
-            return
-        self.shown = now
-        if self.terminal:
-            sys.stderr.write("\r" + self.line(note).ljust(100))
-            sys.stderr.flush()
-        elif "CI" not in os.environ:
-            log.info(self.line(note))
+        with self.adding:
+            self.done += images
+            now = time.monotonic()
+            if now - self.watched >= WATCH_SECONDS:
+                self._tell(now)
+            if now - self.shown < (TERMINAL_SECONDS if self.terminal else LOG_SECONDS):
+                return
+            self.shown = now
+            if self.terminal:
+                sys.stderr.write("\r" + self.line(note).ljust(100))
+                sys.stderr.flush()
+            elif "CI" not in os.environ:
+                log.info(self.line(note))
 
     def _tell(self, now: float) -> None:
         self.watched = now

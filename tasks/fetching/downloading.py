@@ -6,7 +6,10 @@ is still the same is not fetched twice; `tree` shows it under the source's own n
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -56,7 +59,8 @@ def fetch_all(host: Host, files: list[Remote], store: Path, limit: int | None = 
     with Progress("ingest, fetching", total, unit="MB", each=1 << 20) as progress:
         fetching = Fetching(host, store, limit, progress)
         try:
-            jobs = [pool.submit(fetching.one, file) for file in files]
+            # Whoever watches progress knows its run, and the run's server, by the context.
+            jobs = [pool.submit(copy_context().run, fetching.one, file) for file in files]
             for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
                 job.result()
         finally:
@@ -89,28 +93,46 @@ class Fetching:
 
     def _copy(self, file: Remote, place: Path) -> None:
         partial = place.with_suffix(".partial")
-        with open(partial, "ab") as local:
-            # Without a version nobody can tell whether the rest belongs to what is there.
-            at = local.tell() if file.version else 0
-            if at == 0 or at != file.size:
+        with self._counting() as count:
+            with open(partial, "ab") as local:
+                # Without a version nobody can tell whether the rest belongs to what is there.
+                at = local.tell() if file.version else 0
+                count(at)
+                if at == 0 or at != file.size:
+                    with self.host.plainly(file):
+                        remote, at = self.host.open(file, at)
+                    local.truncate(at)
+                    count(at)
+                    with remote:
+                        while not self.stop.is_set() and (self.limit is None or at <= self.limit):
+                            with self.host.plainly(file):
+                                block = remote.read(BLOCK)
+                            if not block:
+                                break
+                            at += local.write(block)
+                            count(at)
+                os.fsync(local.fileno())
+            if self.stop.is_set():
+                return
+            if file.size is not None and at != file.size:
+                if at > file.size:
+                    partial.unlink()
                 with self.host.plainly(file):
-                    remote, at = self.host.open(file, at)
-                local.truncate(at)
-                self.progress.add(at)
-                with remote:
-                    while not self.stop.is_set() and (self.limit is None or at <= self.limit):
-                        with self.host.plainly(file):
-                            block = remote.read(BLOCK)
-                        if not block:
-                            break
-                        at += local.write(block)
-                        self.progress.add(len(block))
-            os.fsync(local.fileno())
-        if self.stop.is_set():
-            return
-        if file.size is not None and at != file.size:
-            if at > file.size:
-                partial.unlink()
-            with self.host.plainly(file):
-                raise ConnectionError(f"{at:,} of {file.size:,} bytes came")
-        os.replace(partial, place)
+                    raise ConnectionError(f"{at:,} of {file.size:,} bytes came")
+            os.replace(partial, place)
+
+    @contextmanager
+    def _counting(self) -> Iterator[Callable[[int], None]]:
+        """A function that is told how many bytes of a file are here; the next try counts them anew."""
+        counted = 0
+
+        def count(at: int) -> None:
+            nonlocal counted
+            self.progress.add(at - counted)
+            counted = at
+
+        try:
+            yield count
+        except BaseException:
+            count(0)
+            raise

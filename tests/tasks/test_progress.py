@@ -2,6 +2,8 @@
 
 import io
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,3 +98,20 @@ def test_watchers_are_told_now_and_then_and_at_the_end(clock, monkeypatch):
         clock[0] += 1
         bar.add(100)
     assert len(told) == 4
+
+
+def test_threads_that_share_one_tell_watchers_in_turn(monkeypatch):
+    at_once, most = [], []
+
+    def watch(bar):
+        at_once.append(1)
+        time.sleep(0.02)
+        most.append(len(at_once))
+        at_once.pop()
+
+    monkeypatch.setattr(progress, "watchers", [watch])
+    monkeypatch.setattr(progress, "WATCH_SECONDS", 0)
+    bar = Progress("fetch", 4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(bar.add, [1] * 4))
+    assert (most, bar.done) == ([1] * 4, 4)

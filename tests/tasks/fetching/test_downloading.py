@@ -1,8 +1,10 @@
 """A download that is cut goes on from where it ended; what was fetched whole is not fetched again."""
 
+from contextvars import ContextVar
+
 import pytest
 
-from tasks import fetching
+from tasks import fetching, progress
 from tasks.errors import PassingError
 from tasks.fetching import downloading, remote
 from tasks.params import IngestParams
@@ -10,6 +12,7 @@ from tests import pictures as p
 from tests.tasks.fetching import conftest
 
 DATA = bytes(range(256)) * 400
+RUN: ContextVar[str] = ContextVar("RUN", default="")
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +26,15 @@ def fetched(source, home):
     return fetching.fetch(IngestParams(source=source), home)
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """What watchers are told: how many bytes, and the value of `RUN` where they are told it."""
+    found = []
+    monkeypatch.setattr(progress, "WATCH_SECONDS", 0)
+    monkeypatch.setattr(progress, "watchers", [lambda bar: found.append((bar.done, RUN.get()))])
+    return found
+
+
 def gets(web):
     return [part for verb, _, part in web.asked if verb == "GET"]
 
@@ -34,6 +46,37 @@ def test_a_break_is_gone_on_from(tmp_path, web):
     first, second = gets(web)
     assert first is None
     assert 0 < int(second[6:-1]) <= 50_000
+
+
+def test_a_byte_is_counted_once_however_often_it_breaks(tmp_path, web, told):
+    (web.folder / "in.zip").write_bytes(DATA)
+    web.breaks = [50_000, 30_000]
+    fetched(f"{web.url}/in.zip", tmp_path)
+    assert len(gets(web)) == 3
+    assert max(told)[0] == told[-1][0] == len(DATA)
+
+
+def test_what_a_stopped_run_had_fetched_whole_is_counted(tmp_path, web, told, monkeypatch):
+    (web.folder / "in.zip").write_bytes(DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(downloading.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("not now")))
+        with pytest.raises(OSError, match="not now"):
+            fetched(f"{web.url}/in.zip", tmp_path)
+    assert told[-1][0] == 0
+    assert fetched(f"{web.url}/in.zip", tmp_path).read_bytes() == DATA
+    assert len(gets(web)) == 1
+    assert told[-1][0] == len(DATA)
+
+
+def test_watchers_are_told_in_the_context_of_the_run(tmp_path, web, told):
+    (web.folder / "in.zip").write_bytes(DATA)
+    token = RUN.set("ours")
+    try:
+        fetched(f"{web.url}/in.zip", tmp_path)
+    finally:
+        RUN.reset(token)
+    assert len(told) > 2
+    assert {run for _, run in told} == {"ours"}
 
 
 @pytest.mark.parametrize("web", [conftest.Web], indirect=True)
