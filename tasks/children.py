@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,6 +20,9 @@ def die_with_parent(wish: int = signal.SIGTERM) -> None:
     """Ask Linux to end this process when its parent dies, also by SIGKILL. Elsewhere, nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, wish)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # it died before it could be asked for
 
 
 def stop_group(child: "subprocess.Popen[Any]") -> None:
@@ -32,6 +36,17 @@ def stop_group(child: "subprocess.Popen[Any]") -> None:
             child.wait(GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def kills_children() -> Iterator[None]:
+    """If the block is stopped, kill this process's workers: whoever started them would wait for their end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
 
 
 @contextlib.contextmanager

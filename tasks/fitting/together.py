@@ -5,7 +5,6 @@ what one process would draw for all of it, so that their number changes rounding
 """
 
 import logging
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.overrides import TorchFunctionMode
 
-from tasks.children import die_with_parent
+from tasks.children import die_with_parent, kills_children
 from tasks.device import PLACE, Device
 from tasks.errors import UserError
 
@@ -47,11 +46,8 @@ def launch(function: Callable[..., Any], device: Device, *arguments: Any) -> Any
         precision=PRECISION[device.precision],
     )  # fmt: skip
     try:
-        found = fabric.launch(partial(_begin, device, function, arguments))
-    except KeyboardInterrupt:
-        for child in multiprocessing.active_children():
-            child.kill()
-        raise
+        with kills_children():
+            found = fabric.launch(partial(_begin, device, function, arguments))
     except ProcessException as error:
         log.error("%s", error)
         raise UserError(

@@ -1,13 +1,15 @@
 """No child outlives its parent, however the parent ends; and a stop breaks no work that may not break."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from tasks.children import stop_group, unbroken
+from tasks.children import kills_children, stop_group, unbroken
 from tests.house import ROOT
 from tests.processes import alive, gone
 
@@ -38,6 +40,41 @@ def test_a_killed_parent_takes_its_child_with_it():
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert gone(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_child_whose_parent_dies_before_it_asks_ends_too():
+    code = """
+import multiprocessing, os, signal, time
+from tasks.children import die_with_parent
+
+def late():
+    while multiprocessing.parent_process().is_alive():
+        time.sleep(0.01)
+    die_with_parent()
+    time.sleep(60)
+
+child = multiprocessing.get_context("fork").Process(target=late)
+child.start()
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = int(parent.stdout.readline())
+    parent.wait()
+    assert gone(child)
+
+
+def test_a_stop_kills_workers_and_another_error_does_not(monkeypatch):
+    killed = []
+    child = SimpleNamespace(kill=lambda: killed.append(1))
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [child])
+    with pytest.raises(ValueError, match="own"), kills_children():
+        raise ValueError("its own")
+    assert killed == []
+    with pytest.raises(KeyboardInterrupt), kills_children():
+        raise KeyboardInterrupt
+    assert killed == [1]
 
 
 def test_a_stop_waits_until_unbroken_work_is_done():
