@@ -10,3 +10,8 @@ class UserError(Exception):
 
 class PassingError(UserError):
     """A UserError that may be gone at the next try, such as a download that broke off."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, 160 characters at most; its class's name if it says nothing."""
+    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks.errors import UserError
+from tasks.errors import UserError, first_line
 
 INDEX = "index.json"
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -159,7 +159,7 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, partitioning=None)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: not readable ({_first_line(error)}). Run its stage again.") from None
+        raise UserError(f"{path}: not readable ({first_line(error)}). Run its stage again.") from None
 
 
 def seal(folder: Path, **facts: Any) -> Path:
@@ -188,7 +188,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         found = "is not sealed" if folder.is_dir() else "not found"
         raise UserError(f"{folder}: {found}. Run `dvc repro`, which makes it.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({_first_line(error)}). Run its stage again.") from None
+        raise UserError(f"{path}: not readable ({first_line(error)}). Run its stage again.") from None
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -246,7 +246,3 @@ def sample_table(rows: int, **columns: Any) -> pa.Table:
     if columns:
         raise KeyError(f"not in the schema: {', '.join(columns)}")
     return pa.Table.from_arrays(arrays, schema=SAMPLE)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from tasks.errors import UserError
+from tasks.errors import UserError, first_line
 from tasks.fetching.remote import is_remote
 from tasks.fetching.source import Item, Source, in_order
 from tasks.params import Section
@@ -166,9 +166,8 @@ def _parts(path: Path, wanted: NamedSource, cls: type) -> list[tuple[str, Any]]:
 
 
 def _unloadable(path: Path, wanted: NamedSource, error: Exception) -> UserError:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return UserError(
-        f"{path}: {wanted.dataset} could not be loaded or downloaded ({said}).\n"
+        f"{path}: {wanted.dataset} could not be loaded or downloaded ({first_line(error)}).\n"
         f"Check the network, or put its files under {wanted.root} as torchvision expects them; "
         "data/sources/mnist5k.yaml and digits.yaml need no download."
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import UserError
+from tasks.errors import UserError, first_line
 from tasks.fetching.pairing import TWO_FILES, match, refuse_none, unpaired
 from tasks.fetching.source import Item, Reject, Source, arrange, in_order
 from tasks.opening import FOREIGN, SUFFIXES
@@ -146,9 +146,8 @@ def inside(place: Path | str, name: str) -> str:
 
 
 def _corrupt(path: Path, error: Exception) -> UserError:
-    said = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return UserError(
-        f"ingest.source: {path}: corrupt, cut short, or not an archive ({said}). "
+        f"ingest.source: {path}: corrupt, cut short, or not an archive ({first_line(error)}). "
         "Fetch or pack it again; zip, tar and tar.gz are read."
     )
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.errors import PassingError, UserError
+from tasks.errors import PassingError, UserError, first_line
 
 WEB = ("http", "https")
 # What each other scheme needs: its package, the extra that brings that, and where credentials are looked for.
@@ -169,7 +169,7 @@ class Host:
     def _plain(self, error: Exception, file: Remote | None) -> Exception:
         if type(error).__module__ == "builtins" and not isinstance(error, OSError | ValueError):
             return error  # a bug of ours
-        said = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+        said = first_line(error)
         where = f"ingest.source: {self.url}" + (f", {file.name}" if file and self.is_folder else "")
         status = _status(error)
         _, _, looked = PACKAGES.get(self.scheme, ("", "", ""))

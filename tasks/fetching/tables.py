@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.errors import UserError
+from tasks.errors import UserError, first_line
 from tasks.fetching.source import SPLITS, Item, Source, in_order
 
 ROWS = 100
@@ -59,8 +59,8 @@ class _Table:
             with pq.ParquetFile(path) as file:
                 self.schema, self.rows = file.schema_arrow, file.metadata.num_rows
         except (OSError, pa.ArrowException) as error:
-            said = (str(error).splitlines() or ["empty"])[0][:160]
-            raise UserError(f"ingest.source: {path}: not readable as Parquet ({said}).") from None
+            told = f"not readable as Parquet ({first_line(error)})"
+            raise UserError(f"ingest.source: {path}: {told}.") from None
         metadata = self.schema.metadata or {}
         self.synthetic = metadata.get(b"synthetic", b"").lower() == b"true"
         features = _features(metadata)
