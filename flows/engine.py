@@ -20,9 +20,9 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from flows.footer import craft, denied, speak
-from tasks.children import die_with_parent
-from tasks.errors import UserError
+from flows.footer import craft, final, speak
+from tasks.children import die_with_parent, kills_children
+from tasks.errors import UserError, first_line
 from tasks.params import Machine
 from tasks.progress import Progress
 from tasks.recipe import Recipe
@@ -49,8 +49,8 @@ class Engine:
         UserError that names what failed for good; what the user must mend is raised at once.
         """
         task = craft(settled, self.machine.max_retries, name=function.__name__, task_run_name="{name}")
-        given = {"function": function, "same": {**same, "device": self.device}}
-        given |= {"made_by": self.made_by, "facts": self.device.facts}
+        same["device"] = self.device
+        given = {"function": function, "same": same, "made_by": self.made_by}
         failed: dict[str, Exception] = {}
         left = list(shards)
         with Progress(function.__name__, len(left), unit="shards") as progress:
@@ -79,28 +79,23 @@ class Engine:
         if not shards:
             return []
         waiting, out = deque(shards), deque[tuple[int | Path, PrefectFuture[Any]]]()
-        with self._runner(len(shards)) as runner:
+        with self._runner(len(shards)) as runner, kills_children():
             width = _width(runner)
-            try:
-                while (waiting or out) and len(failed) < MOST_FAILED:
-                    while waiting and len(out) < AHEAD * width:
-                        shard = waiting.popleft()
-                        parameters = {**given, "name": _name(shard), "shard": shard}
-                        out.append((shard, runner.submit(task, parameters)))
-                    shard, future = out.popleft()
-                    try:
-                        future.result()
-                        progress.add(1)
-                    except BrokenProcessPool:
-                        return [shard, *(other for other, _ in out), *waiting]
-                    except Exception as error:
-                        if isinstance(error, UserError) or denied(error):
-                            raise
-                        failed[_name(shard)] = error
-            except KeyboardInterrupt:
-                for child in multiprocessing.active_children():
-                    child.kill()
-                raise
+            while (waiting or out) and len(failed) < MOST_FAILED:
+                while waiting and len(out) < AHEAD * width:
+                    shard = waiting.popleft()
+                    parameters = {**given, "name": _name(shard), "shard": shard}
+                    out.append((shard, runner.submit(task, parameters)))
+                shard, future = out.popleft()
+                try:
+                    future.result()
+                    progress.add(1)
+                except BrokenProcessPool:
+                    return [shard, *(other for other, _ in out), *waiting]
+                except Exception as error:
+                    if final(error):
+                        raise
+                    failed[_name(shard)] = error
         return []
 
     def _runner(self, shards: int) -> TaskRunner[Any]:
@@ -120,11 +115,10 @@ def settled(
     function: Callable[..., Any],
     same: Mapping[str, Any],
     made_by: Recipe,
-    facts: Mapping[str, str],
 ) -> None:
     """What a worker runs: the craft, once it is sure that here it gives the recipe's bytes."""
     speak()
-    same["device"].settle(facts)
+    same["device"].settle(made_by.parts)
     made_by.hold()
     function(shard, **same)
 
@@ -134,9 +128,6 @@ def _begin(places: Any) -> None:
     from tasks.device import PLACE  # torch: not in the process that only hands out
 
     die_with_parent(signal.SIGKILL)  # Prefect catches SIGTERM while a task runs
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)  # it died before it could be asked for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with places.get_lock():
         os.environ[PLACE] = str(places.value)
@@ -189,9 +180,8 @@ def _name(shard: int | Path) -> str:
 
 def _told(failed: Mapping[str, Exception], tries: int) -> str:
     (name, error), *others = failed.items()
-    reason = (str(error).splitlines() or [""])[0][:160]
     also = f" So did {', '.join(other for other, _ in others)}." if others else ""
     return (
-        f"{name} failed {tries} times, at last with {type(error).__name__}: {reason}.{also} "
+        f"{name} failed {tries} times, at last with {type(error).__name__}: {first_line(error)}.{also} "
         "The other shards are kept: mend this, and run the same command again."
     )

@@ -90,8 +90,12 @@ def craft(function: Callable[..., Any], retries: int = 0, **options: Any) -> Any
 
 def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     """Whether to try a failed task again: what the user must mend would only fail again."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, PassingError) or not (isinstance(error, UserError) or denied(error))
+    return not final(state.result(raise_on_failure=False))
+
+
+def final(error: object) -> bool:
+    """Whether an error stays until the user mends something, so that another try is in vain."""
+    return denied(error) or (isinstance(error, UserError) and not isinstance(error, PassingError))
 
 
 def denied(error: object) -> bool:

@@ -45,11 +45,11 @@ class Device:
             return wanted or torch.cuda.device_count()
         return wanted or max(len(os.sched_getaffinity(0)) // self.threads, 1)
 
-    def settle(self, facts: Mapping[str, str] | None = None) -> None:
+    def settle(self, told: Mapping[str, str] | None = None) -> None:
         """Compute in this process, and this thread, as the device says: on its GPU, with its threads.
 
-        Raises UserError if there is no GPU, or if what `facts` says of the work's first process is not so
-        here: another library or processor would give other bytes.
+        Raises UserError if there is no GPU, or if what a recipe's parts `told` of the work's first process
+        is not so here: another library or processor would give other bytes.
         """
         if self.kind == "cuda":
             if not torch.cuda.is_available():
@@ -61,12 +61,12 @@ class Device:
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        here = self.facts
-        if differing := [name for name in facts or {} if (facts or {})[name] != here.get(name)]:
+        told, here = told or {}, self.facts
+        if differing := [name for name in here if name in told and told[name] != here[name]]:
             name = differing[0]
             raise UserError(
-                f"machine.engine: a worker on {platform.node()} has {name} {here.get(name)!r}, where this "
-                f"run has {(facts or {})[name]!r}, and would draw other bytes. Make them the same."
+                f"machine.engine: a worker on {platform.node()} has {name} {here[name]!r}, where this "
+                f"run has {told[name]!r}, and would draw other bytes. Make them the same."
             )
 
     @property

@@ -77,6 +77,13 @@ def short(shard, folder, device):
     (folder / shard_name(shard)).touch()
 
 
+def shy(shard, folder, device):
+    if shard == 1:
+        tries(folder, shard)
+        raise PassingError("memory is short\nand more")
+    write(shard, folder, device)
+
+
 def die(shard, folder, device):
     if shard == 0 and tries(folder, "death") == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -119,6 +126,13 @@ def test_what_may_pass_is_tried_again(tmp_path):
     assert len(work(tmp_path, short, shards=1)) == 1
 
 
+def test_what_might_pass_and_does_not_is_named_and_the_others_stay(tmp_path):
+    with pytest.raises(UserError, match=r"shard-00001.* failed 2 times.*PassingError: memory is short\."):
+        work(tmp_path, shy, max_retries=1)
+    assert counted(tmp_path)["tries-1"] == 2
+    assert made(tmp_path) == [shard_name(n) for n in (0, 2, 3)]
+
+
 def test_nothing_to_do_starts_nothing(tmp_path):
     assert work(tmp_path, write, shards=0, engine="dask", scheduler="tcp://127.0.0.1:1") == []
 
@@ -135,9 +149,9 @@ def test_a_worker_with_other_code_or_libraries_is_refused(tmp_path):
     on = prepare(machine, "fp32")
     same = {"folder": tmp_path, "device": on}
     with pytest.raises(UserError, match=r"has torch .* where this run has '1\.0'"):
-        engine.settled("x", 0, write, same, Recipe("generate", {}), {**on.facts, "torch": "1.0"})
+        engine.settled("x", 0, write, same, Recipe("generate", {**on.facts, "torch": "1.0"}))
     with pytest.raises(UserError, match=r"another tasks/shards\.py"):
-        engine.settled("x", 0, write, same, Recipe("generate", {"tasks/shards.py": "0"}), on.facts)
+        engine.settled("x", 0, write, same, Recipe("generate", {**on.facts, "tasks/shards.py": "0"}))
     assert made(tmp_path) == []
 
 
@@ -156,16 +170,21 @@ def test_a_cluster_gives_what_processes_give(tmp_path):
             work(tmp_path, write, **there)
 
 
-def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_an_engine_and_its_scheduler_go_together():
     with pytest.raises(ValidationError, match="go together"):
         Machine(engine="dask")
     with pytest.raises(ValidationError, match="go together"):
         Machine(scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("prefect_dask")
     monkeypatch.setattr(engine, "CONNECT", "200ms")
-    there = {"engine": "dask", "scheduler": "tcp://127.0.0.1:1"}
-    if "prefect_dask" in sys.modules or pytest.importorskip("prefect_dask"):
-        with pytest.raises(UserError, match=r"machine\.scheduler: no Dask scheduler answers"):
-            work(tmp_path, write, **there)
+    with pytest.raises(UserError, match=r"machine\.scheduler: no Dask scheduler answers"):
+        work(tmp_path, write, engine="dask", scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_cluster_without_its_extra_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with pytest.raises(UserError, match="pip install prefect-dask"):
-        work(tmp_path, write, **there)
+        work(tmp_path, write, engine="dask", scheduler="tcp://127.0.0.1:1")
