@@ -47,7 +47,7 @@ RETRY_SECONDS = [2.0, 10.0]
 FINISHED: set[str] = set()
 SHOWN: dict[str, Any] = {}
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-# A shard has all cores, so a second one beside it would only share them.
+# A trial has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
@@ -135,7 +135,7 @@ def show_progress(progress: Progress) -> None:
     told: dict[str, Any] = {"progress": percent, "description": progress.line()}
     key = progress.doing.split(",")[0].replace("_", "-") + "-progress"
     if key in SHOWN:
-        told_it = _artifact(update_progress_artifact, artifact_id=SHOWN[key], **told)
+        told_it = _artifact(lambda key, **told: update_progress_artifact(SHOWN[key], **told), key=key, **told)
     else:
         told_it = SHOWN[key] = _artifact(create_progress_artifact, key=key, **told)
     if told_it is None:

@@ -246,6 +246,15 @@ def test_progress_is_one_artifact_brought_up_to_date(prefect, monkeypatch):
     assert footer.watchers
 
 
+def test_what_could_not_be_brought_up_to_date_is_named(monkeypatch, caplog):
+    monkeypatch.setattr(footer, "watchers", [])
+    monkeypatch.setattr(footer, "SHOWN", {"train-progress": "an artifact"})
+    monkeypatch.setattr(footer, "answers", lambda url: False)
+    with caplog.at_level(logging.WARNING, "mintage.stage"):
+        footer.show_progress(Progress("train", 80))
+    assert caplog.messages == ["no artifact train-progress: the server does not answer"]
+
+
 def test_a_server_that_can_not_be_told_is_not_asked_again(monkeypatch):
     monkeypatch.setattr(footer, "watchers", [footer.show_progress])
     monkeypatch.setattr(footer, "SHOWN", {})
