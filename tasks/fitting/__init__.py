@@ -97,7 +97,9 @@ def _fit(
     return write_checkpoint(folder, training) if training.writes else folder
 
 
-def run(folder: Path, training: Training, draws: Draws, examiner: Examiner, progress: Progress) -> None:
+def run(
+    folder: Path, training: Training, draws: Draws | None, examiner: Examiner, progress: Progress
+) -> None:
     """Train to the end of the budget, with the best state in MODEL; raises UserError if it stays ill."""
     params, watchdog = training.params, watch(training)
     while training.family.TRAINS:
@@ -128,8 +130,13 @@ def watch(training: Training) -> Watchdog:
     return Watchdog(training.family.ALARMS, training.watch, getattr(training.family, "settled", 0.0))
 
 
-def planned(training: Training, calibrate: Path) -> Draws:
-    """What each draw of a training shows: a grid of GRID_COLUMNS classes side by side, and some more."""
+def planned(training: Training, calibrate: Path) -> Draws | None:
+    """What each draw of a training shows: a grid of GRID_COLUMNS classes side by side, and some more.
+
+    None where another process writes, and so draws: sources are decoded once, not in every process.
+    """
+    if not training.writes:
+        return None
     count, classes = GRID_ROWS * GRID_COLUMNS, training.spec.classes
     grid_y_N = np.arange(count) % GRID_COLUMNS % max(classes, 1)
     y_N = np.concatenate([grid_y_N, np.arange(EXAMINED - count) % max(classes, 1)])
@@ -137,10 +144,10 @@ def planned(training: Training, calibrate: Path) -> Draws:
 
 
 def examine_once(
-    folder: Path, training: Training, watchdog: Watchdog, draws: Draws, examiner: Examiner
+    folder: Path, training: Training, watchdog: Watchdog, draws: Draws | None, examiner: Examiner
 ) -> Finding | None:
-    """Examine in the process that writes, and tell the others what was found."""
-    finding = examine(folder, training, watchdog, draws, examiner) if training.writes else None
+    """Examine in the process that writes and so has `draws`, and tell the others what was found."""
+    finding = examine(folder, training, watchdog, draws, examiner) if draws else None
     if training.fabric.world_size > 1:
         told = (finding, training.health, training.watch)
         finding, training.health, remembered = training.fabric.broadcast(told)

@@ -81,6 +81,10 @@ def test_one_of_two_processes_writes_the_checkpoint(tmp_path, labelled, monkeypa
     assert '"processes": "2"' in (out / "checkpoint.json").read_text()
 
 
+def test_only_the_process_that_writes_plans_what_is_drawn(tmp_path):
+    assert fitting.planned(SimpleNamespace(writes=False), tmp_path / "never opened") is None
+
+
 def fail(fabric):
     raise UserError("train: mend this")
 
