@@ -42,7 +42,7 @@ class Manifold:
         """How many balls of each k hold each query (J, N), int64, and how many queries each holds (J, M)."""
         by_query_JN = torch.zeros(len(self.radius_JM), len(queries_ND), dtype=torch.int64)
         by_ball_JM = torch.zeros(self.radius_JM.shape, dtype=torch.int64)
-        for n, m, apart in self._blocks(queries_ND):
+        for n, m, apart in _blocks(queries_ND, self.rows_MD):
             for j, radius_M in enumerate(self.radius_JM):
                 inside = apart <= radius_M[m]
                 by_query_JN[j, n] += inside.sum(1)
@@ -55,16 +55,17 @@ class Manifold:
         Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 3.
         """
         found_N = torch.zeros(len(queries_ND), dtype=torch.float64)
-        radius_M = torch.where(self.trusted_M, self.radius_JM[0], 0.0)
-        for n, m, apart in self._blocks(queries_ND):
-            found_N[n] = torch.maximum(found_N[n], (radius_M[m] / apart.clamp(min=1e-9)).amax(1))
+        radius_M = self.radius_JM[0, self.trusted_M]
+        for n, m, apart in _blocks(queries_ND, self.rows_MD[self.trusted_M]):
+            found_N[n] = torch.maximum(found_N[n], (radius_M[m] / apart.clamp_(min=1e-9)).amax(1))
         return found_N.float()
 
-    def _blocks(self, queries_ND: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Distances of a block of queries to a block of rows, and which these are."""
-        queries_ND, rows_MD = queries_ND.detach().cpu(), self.rows_MD.detach().cpu()
-        for start in range(0, len(queries_ND), BLOCK):
-            n = slice(start, start + BLOCK)
-            for first in range(0, len(rows_MD), BLOCK):
-                m = slice(first, first + BLOCK)
-                yield n, m, torch.cdist(queries_ND[n].double(), rows_MD[m].double())
+
+def _blocks(queries_ND: Tensor, rows_MD: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Distances of a block of queries to a block of rows, and which these are."""
+    queries_ND, rows_MD = queries_ND.detach().cpu(), rows_MD.detach().cpu()
+    for start in range(0, len(queries_ND), BLOCK):
+        n = slice(start, start + BLOCK)
+        for first in range(0, len(rows_MD), BLOCK):
+            m = slice(first, first + BLOCK)
+            yield n, m, torch.cdist(queries_ND[n].double(), rows_MD[m].double())

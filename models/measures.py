@@ -98,10 +98,11 @@ def mmd(a_ND: Tensor, b_MD: Tensor, a_SR: Tensor, b_SQ: Tensor) -> Tensor:
     The kernel is that of `kernel_distance`. A draw has no row twice.
     """
     apart_S = _kernel_sums(a_ND, b_MD, a_SR, b_SQ) / (a_SR.shape[1] * b_SQ.shape[1])
-    return _within(a_ND, a_SR) + _within(b_MD, b_SQ) - 2 * apart_S
+    return within(a_ND, a_SR) + within(b_MD, b_SQ) - 2 * apart_S
 
 
-def _within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
+def within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
+    """The mean kernel of two other rows of a draw: (S,) float64, for each draw of rows `a_SR`."""
     rows = a_SR.shape[1]
     itself_N = torch.cat([(part.double().square().mean(1) + 1) ** 3 for part in a_ND.split(CHUNK)])
     return (_kernel_sums(a_ND, a_ND, a_SR, a_SR) - itself_N[a_SR].sum(1)) / (rows * (rows - 1))
@@ -110,17 +111,18 @@ def _within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
 def _kernel_sums(a_ND: Tensor, b_MD: Tensor, a_SR: Tensor, b_SQ: Tensor) -> Tensor:
     if len(a_ND) * len(b_MD) > a_SR.numel() * b_SQ.shape[1]:
         pairs = zip(a_SR, b_SQ, strict=True)
-        return torch.stack([_kernel(a_ND[a_R], b_MD[b_Q]).sum() for a_R, b_Q in pairs])
+        return torch.stack([kernel(a_ND[a_R], b_MD[b_Q]).sum() for a_R, b_Q in pairs])
     # The draws share so many pairs that each pair's kernel is better computed once.
     drawn_NS, drawn_MS = (_drawn(*side) for side in ((len(a_ND), a_SR), (len(b_MD), b_SQ)))
-    return (_kernel(a_ND, b_MD) @ drawn_MS).mul_(drawn_NS).sum(0)
+    return (kernel(a_ND, b_MD) @ drawn_MS).mul_(drawn_NS).sum(0)
 
 
 def _drawn(size: int, rows_SR: Tensor) -> Tensor:
     return torch.zeros(size, len(rows_SR), dtype=torch.float64).scatter_(0, rows_SR.T, 1.0)
 
 
-def _kernel(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+def kernel(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+    """The cubic kernel (a . b / D + 1)^3 of each row with each: (N, M) float64."""
     apart_NM = torch.mm(a_ND.double(), b_MD.double().T).div_(a_ND.shape[1]).add_(1)
     return apart_NM.pow_(3)
 
