@@ -12,7 +12,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.settings import get_current_settings
 
-from flows.footer import plainly
+from flows.speaking import plainly
 from tasks.errors import UserError
 
 # Prefect's runs give a sign of life every three minutes.

@@ -20,7 +20,8 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from flows.footer import craft, final, speak
+from flows.footer import craft, final
+from flows.speaking import speak
 from tasks.children import die_with_parent, kills_children
 from tasks.errors import UserError, first_line
 from tasks.params import Machine

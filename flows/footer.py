@@ -1,19 +1,15 @@
 """The footer that every stage file shares: load params, join the calling run, fail in plain words."""
 
 import base64
-import errno
 import functools
 import inspect
 import logging
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -32,6 +28,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.help import parser
 from flows.server import Server, answers
+from flows.speaking import denied, plainly
 from tasks.children import die_with_parent
 from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
@@ -46,7 +43,6 @@ DELIVERY_SECONDS = 3
 RETRY_SECONDS = [2.0, 10.0]
 FINISHED: set[str] = set()
 SHOWN: dict[str, Any] = {}
-DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # A trial has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
@@ -96,11 +92,6 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 def final(error: object) -> bool:
     """Whether an error stays until the user mends something, so that another try is in vain."""
     return denied(error) or (isinstance(error, UserError) and not isinstance(error, PassingError))
-
-
-def denied(error: object) -> bool:
-    """Whether an error is want of space or rights, which `tasks.recipe.unfinished` tells in plain words."""
-    return isinstance(error, OSError) and error.errno in DENIED
 
 
 def show_image(key: str, path: Path) -> None:
@@ -170,29 +161,6 @@ def run(stage: Flow, ahead: str | None = None) -> None:
         watchers.append(show_progress)
         with connected(server):
             call(stage, arguments)
-
-
-@contextmanager
-def plainly(name: str) -> Iterator[None]:
-    """Show our log lines, say a user's error in its own words, and that a stopped run can go on."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    speak()
-    try:
-        yield
-    except UserError as error:
-        sys.stderr.write(f"{name}: {error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\n{name}: stopped. Run the same command again to go on.\n")
-        sys.exit(130)
-
-
-@cache
-def speak() -> None:
-    """Show our own log lines in this process, and no traceback for what is said in plain words."""
-    logging.getLogger("mintage").setLevel(logging.INFO)
-    for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(logger).addFilter(PlainErrors())
 
 
 @contextmanager
@@ -270,16 +238,3 @@ def close_nested(parent: UUID, state: Any) -> None:
                 client.set_flow_run_state(run.id, state, force=True)
     except Exception as error:
         log.warning("the server could not be told how a stage ended: %s", error)
-
-
-class PlainErrors(logging.Filter):
-    """Keeps Prefect from logging a traceback, twice, for an error that we say in plain words."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop a record that carries a UserError, or the lack of space or rights that becomes one."""
-        error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, UserError) or denied(error))
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

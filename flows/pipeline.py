@@ -20,13 +20,12 @@ from flows.footer import (
     connected,
     craft,
     noted,
-    plainly,
     show_image,
     show_link,
     show_table,
-    speak,
 )
 from flows.server import Server
+from flows.speaking import plainly, speak
 from tasks import delivering, dvc, keeping, overriding, publishing, workspace
 from tasks.children import die_with_parent
 from tasks.errors import UserError

@@ -2,7 +2,7 @@
 
 import argparse
 
-from flows.footer import plainly
+from flows.speaking import plainly
 from tasks import versions
 from tasks.errors import UserError
 from tasks.layout import ROOT

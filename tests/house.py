@@ -18,6 +18,7 @@ NO_DEPS = {
     "flows/footer.py",
     "flows/help.py",
     "flows/server.py",
+    "flows/speaking.py",
     "tasks/children.py",
     "tasks/errors.py",
     "tasks/layout.py",

@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from flows import engine, footer
+from flows import engine, footer, speaking
 from flows.engine import Engine
 from tasks.device import PLACE, prepare
 from tasks.errors import PassingError, UserError
@@ -118,7 +118,7 @@ def test_a_bug_is_not_tried_on_every_shard(tmp_path):
 def test_what_the_user_must_mend_is_not_tried_again(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught:
         work(tmp_path, full)
-    assert footer.denied(caught.value)
+    assert speaking.denied(caught.value)
     assert counted(tmp_path)["tries-0"] == 1
 
 

@@ -1,6 +1,5 @@
 """The footer: typed params to a flow, plain words on failure, no server needed."""
 
-import errno
 import inspect
 import logging
 import os
@@ -108,33 +107,6 @@ def test_a_broken_params_file_is_told(tmp_path, text):
 def test_a_missing_params_file_is_told(tmp_path):
     done = run("train", tmp_path)
     assert (done.returncode, "params.yaml: not found" in done.stderr) == (1, True)
-
-
-def test_plainly_says_the_error_and_exits_1(capsys):
-    with pytest.raises(SystemExit) as ended, footer.plainly("train"):
-        raise UserError("data/real: not found. Run `dvc repro`.")
-    assert ended.value.code == 1
-    assert capsys.readouterr().err == "train: data/real: not found. Run `dvc repro`.\n"
-
-
-def test_progress_reaches_the_log():
-    with footer.plainly("train"):
-        assert logging.getLogger("mintage.progress").isEnabledFor(logging.INFO)
-
-
-def test_a_stopped_run_can_go_on(capsys):
-    with pytest.raises(SystemExit) as ended, footer.plainly("train"):
-        raise KeyboardInterrupt
-    assert ended.value.code == 130
-    assert "to go on" in capsys.readouterr().err
-
-
-def test_no_traceback_is_logged_for_an_error_in_plain_words():
-    told = footer.PlainErrors()
-    full, broken = OSError(errno.ENOSPC, "no space left"), OSError(errno.EIO, "a broken disk")
-    for error, expected in ((UserError("mend it"), 0), (full, 0), (broken, 1), (RuntimeError("a bug"), 1)):
-        record = logging.LogRecord("p", logging.ERROR, "", 0, "", (), (type(error), error, None))
-        assert told.filter(record) == expected
 
 
 def test_a_dead_server_is_told_and_done_without(monkeypatch, capsys):

@@ -1,0 +1,55 @@
+"""Speaking: a command's log lines, and its end in plain words. Needs no Prefect, which takes a second."""
+
+import errno
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NoReturn
+
+from tasks.errors import UserError
+
+DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def plainly(name: str) -> Iterator[None]:
+    """Show our log lines, say a user's error in its own words, and that a stopped run can go on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    speak()
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{name}: stopped. Run the same command again to go on.\n")
+        sys.exit(130)
+
+
+@cache
+def speak() -> None:
+    """Show our own log lines in this process, and no traceback for what is said in plain words."""
+    logging.getLogger("mintage").setLevel(logging.INFO)
+    for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(logger).addFilter(PlainErrors())
+
+
+def denied(error: object) -> bool:
+    """Whether an error is want of space or rights, which `tasks.recipe.unfinished` tells in plain words."""
+    return isinstance(error, OSError) and error.errno in DENIED
+
+
+class PlainErrors(logging.Filter):
+    """Keeps Prefect from logging a traceback, twice, for an error that we say in plain words."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop a record that carries a UserError, or the lack of space or rights that becomes one."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, UserError) or denied(error))
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,46 @@
+"""A command's last words: an error in its own, what to do next, and no traceback for either."""
+
+import errno
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from flows import speaking
+from tasks.errors import UserError
+from tests.house import ROOT
+
+
+def test_versions_are_listed_without_prefect():
+    """Its import takes over a second."""
+    code = "import sys, flows.versions; print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_plainly_says_the_error_and_exits_1(capsys):
+    with pytest.raises(SystemExit) as ended, speaking.plainly("train"):
+        raise UserError("data/real: not found. Run `dvc repro`.")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "train: data/real: not found. Run `dvc repro`.\n"
+
+
+def test_progress_reaches_the_log():
+    with speaking.plainly("train"):
+        assert logging.getLogger("mintage.progress").isEnabledFor(logging.INFO)
+
+
+def test_a_stopped_run_can_go_on(capsys):
+    with pytest.raises(SystemExit) as ended, speaking.plainly("train"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "to go on" in capsys.readouterr().err
+
+
+def test_no_traceback_is_logged_for_an_error_in_plain_words():
+    told = speaking.PlainErrors()
+    full, broken = OSError(errno.ENOSPC, "no space left"), OSError(errno.EIO, "a broken disk")
+    for error, expected in ((UserError("mend it"), 0), (full, 0), (broken, 1), (RuntimeError("a bug"), 1)):
+        record = logging.LogRecord("p", logging.ERROR, "", 0, "", (), (type(error), error, None))
+        assert told.filter(record) == expected
