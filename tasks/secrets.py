@@ -5,8 +5,12 @@ import re
 from collections.abc import Mapping
 
 SECRET = re.compile(
-    "SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|AUTH|WEBHOOK|API_?KEY|_KEY(_|$)|CONNECTION_(URL|STRING)|DSN$", re.I
+    "SECRET|TOKEN|PASSW|_PWD$|CREDENTIAL|PRIVATE|AUTH(?!OR(_|$))|WEBHOOK|API_?KEY|_KEY(_|$)"
+    "|CONNECTION_(URL|STRING)|DSN$",
+    re.I,
 )
+# A password may have an @ in it; the last one ends the login.
+LOGIN = re.compile(r"(\w+://)[^/\s]*@")
 STORES = re.compile("^(AWS|AZURE|GOOGLE|GCP|GCLOUD|GIT|SSH|DVC_STUDIO)_")
 # A stage tells Prefect's server what it does, and nobody else.
 PREFECT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
@@ -19,7 +23,7 @@ def for_stage(environment: Mapping[str, str], stage: str) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if name in PREFECT
-        or not (SECRET.search(name) or STORES.search(name))
+        or not (SECRET.search(name) or STORES.search(name) or _login(name, value))
         or (stage == "ingest" and not name.startswith(("PREFECT_", "GIT_", "SSH_")))
     }
 
@@ -35,8 +39,13 @@ def for_stores(environment: Mapping[str, str]) -> dict[str, str]:
 
 def hidden(text: str) -> str:
     """`text` with passwords in URLs, and the values of our environment's secrets, put out of sight."""
-    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
+    text = LOGIN.sub(r"\1***@", text)
     for name, value in os.environ.items():
         if len(value) >= SHORT and SECRET.search(name):
             text = text.replace(value, "***")
     return text
+
+
+def _login(name: str, value: str) -> bool:
+    """Whether a variable holds a URL with a login in it. A proxy's may: without it, nothing is reached."""
+    return LOGIN.search(value) is not None and not name.upper().endswith("_PROXY")

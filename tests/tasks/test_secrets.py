@@ -15,12 +15,19 @@ GIVEN = {
     "PREFECT_API_KEY": "prefect",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql://u:p@db",
     "GIT_DIR": "/elsewhere/.git",
+    "DATABASE_URL": "postgresql+asyncpg://u:p@db/x",
+    "PIP_INDEX_URL": "https://u:p@host/simple",
+    "MYSQL_PWD": "p",
+    "HTTP_AUTHORIZATION": "Basic p",
+    "https_proxy": "http://u:p@proxy:8080",
+    "DATA_URL": "https://host/a@b",
 }
 
 
 def test_what_a_stage_may_know():
     assert set(for_stage(GIVEN, "train")) == {
         "PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PREFECT_API_URL", "PREFECT_API_KEY",
+        "https_proxy", "DATA_URL",
     }  # fmt: skip
 
 
@@ -42,6 +49,8 @@ def test_what_git_and_dvc_may_know():
 
 def test_no_line_shows_a_password(monkeypatch):
     monkeypatch.setenv("GITHUB_TOKEN", "ghp_0123456789")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "no secret")
+    assert hidden("no secret: postgresql://u:p@ss@db/x") == "no secret: postgresql://***@db/x"
     monkeypatch.setenv("SOME_KEY", "short")
     said = "fatal: https://me:ghp_x@host/repo and ghp_0123456789, no short one; s3://bucket/a@b stays"
     assert hidden(said) == "fatal: https://***@host/repo and ***, no short one; s3://bucket/a@b stays"
