@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks.errors import UserError
+from tasks.reading import mapping
 from tasks.shards import whole
 
 SEED = "generate.seed"
@@ -50,11 +51,12 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
 def override(path: Path, changes: Mapping[str, Any]) -> None:
     """Set dotted keys in a YAML file, whose comments stay. Values are data: nothing runs or expands them.
 
-    Raises UserError for a key that leads through a value. Whether the result is sound is for
-    tasks/reading.py to say.
+    Raises UserError for a key that leads through a value, or a file that can't be read. Whether the
+    result is sound is for tasks/reading.py to say.
     """
     if not changes:
         return
+    mapping(path, "sections such as `ingest:`")  # else ruamel's own errors, in its own words
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 10_000
     yaml.representer.add_representer(type(None), _null)

@@ -50,6 +50,13 @@ def test_no_changes_leave_the_file_alone(path):
     override(path, {})
 
 
+@pytest.mark.parametrize("text", ["", "- a list", "train: ["])
+def test_a_broken_file_is_told(path, text):
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml: "):
+        override(path, {"train.images": 7})
+
+
 def test_a_key_that_leads_through_a_value_is_told(path):
     with pytest.raises(UserError, match=r"overrides\.train\.seed\.x: seed holds 0, not a section"):
         override(path, {"train.seed.x": 1})
