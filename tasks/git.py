@@ -7,7 +7,14 @@ from pathlib import Path
 from tasks.errors import UserError
 from tasks.secrets import for_stores, hidden
 
-QUIET = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_EDITOR": "true"}
+QUIET = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+    "GIT_EDITOR": "true",
+    # A server that sends nothing for two minutes is given up.
+    "GIT_HTTP_LOW_SPEED_LIMIT": "1",
+    "GIT_HTTP_LOW_SPEED_TIME": "120",
+}
 LAST_LINES = 4
 
 
@@ -34,7 +41,7 @@ def _run(root: Path, arguments: tuple[str, ...], text: str | None) -> subprocess
         return subprocess.run(
             ["git", *arguments],
             cwd=root,
-            env={"GIT_SSH_COMMAND": "ssh -o BatchMode=yes", **for_stores(os.environ), **QUIET},
+            env={**for_stores(os.environ), **QUIET},
             input=text or "",
             capture_output=True,
             text=True,

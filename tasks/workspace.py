@@ -23,10 +23,12 @@ from tasks.git import asked, git
 from tasks.keeping import hold
 from tasks.layout import PARAMS
 from tasks.overriding import override
-from tasks.secrets import for_stage
+from tasks.secrets import LOGIN, for_stage
 
 log = logging.getLogger("mintage.workspace")
 BRANCHES = "refs/remotes/origin/"
+# No question is asked that nobody answers, and a server that is silent is given up.
+SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"
 
 
 @contextmanager
@@ -44,8 +46,11 @@ def clone_of(home: Path) -> Iterator[Path]:
 
 
 def place(home: Path) -> Path:
-    """Where the clone lies: one for each origin, in `$XDG_CACHE_HOME/mintage` or `~/.cache/mintage`."""
-    url = origin(home)
+    """Where the clone lies: one for each origin, in `$XDG_CACHE_HOME/mintage` or `~/.cache/mintage`.
+
+    A login in the URL has no part in it, so that a new token is not a new clone.
+    """
+    url = LOGIN.sub(r"\1", origin(home))
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub(r"[^\w.-]+", "-", re.split(r"[/:\\]", url.removesuffix(".git").rstrip("/"))[-1])
     return caches / "mintage" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
@@ -73,10 +78,14 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
     """
     if not (root / ".git").exists():
         log.info("cloning into %s", root)
-        root.mkdir(parents=True, exist_ok=True)
-        git(root, "init", "--quiet")
+    # git's and DVC's settings in it may hold keys.
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     free(root)
+    # Also where it is there: cut off in the middle, it would be none, and git would look further up.
+    git(root, "init", "--quiet")
     git(root, "config", "remote.origin.url", origin(home))
+    ssh = asked(home, "config", "core.sshCommand") or "ssh"  # with a deploy key of its own, perhaps
+    git(root, "config", "core.sshCommand", f"{ssh} {SSH_OPTIONS}")
     fetch(root)
     hold(root)
     git(root, "checkout", "--quiet", "--force", "--detach", commit(root, ref))
@@ -101,12 +110,12 @@ def fetch(root: Path) -> None:
 
 def branch(root: Path, ref: str) -> bool:
     """Whether `ref` is a branch of origin, which can be published to; a tag or a commit only gets tags."""
-    return asked(root, "rev-parse", "--verify", "--quiet", BRANCHES + ref) is not None
+    return _there(root, BRANCHES + ref)
 
 
 def commit(root: Path, ref: str) -> str:
     """The commit that a branch, a tag or a digest means at origin. Raises UserError if there is none."""
-    names = [BRANCHES + ref, f"refs/tags/{ref}"]
+    names = [name for name in (BRANCHES + ref, f"refs/tags/{ref}") if _there(root, name)]
     names += [ref] if re.fullmatch("[0-9a-f]{7,64}", ref) else []
     for name in names:
         if found := asked(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"):
@@ -143,7 +152,6 @@ def share(home: Path, root: Path) -> None:
             # A folder is written relative to the tree, and from the clone would be another one.
             if "://" not in remote["url"]:
                 settings.setdefault("remote", {}).setdefault(name, {}).setdefault("url", remote["url"])
-    (root / ".dvc/config.local").chmod(0o600)
 
 
 def free(root: Path) -> None:
@@ -153,3 +161,8 @@ def free(root: Path) -> None:
     """
     for stale in [*(root / ".git").rglob("*.lock"), root / ".dvc/tmp/rwlock"]:
         stale.unlink(missing_ok=True)
+
+
+def _there(root: Path, name: str) -> bool:
+    """Whether a ref of exactly this name is there: `main~1` means a commit, and is no name to push to."""
+    return asked(root, "show-ref", "--verify", "--quiet", name) is not None

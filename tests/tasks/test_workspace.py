@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+import threading
 
 import pytest
 import yaml
@@ -47,11 +48,14 @@ def test_a_branch_a_tag_or_a_commit(home, root, unchecked):
     assert not workspace.branch(root, "v1")
 
 
-@pytest.mark.parametrize("ref", ["mian", "--upload-pack=touch evil", "", "-", "main evil"])
+@pytest.mark.parametrize(
+    "ref", ["mian", "main~1", "main^0", "--upload-pack=touch evil", "", "-", "main evil"]
+)
 def test_an_unknown_ref_is_told_with_those_there_are(home, root, unchecked, ref):
     workspace.prepare(root, home, "main", {})
     with pytest.raises(UserError, match=r"no branch, tag or commit .*main"):
         workspace.commit(root, ref)
+    assert not workspace.branch(root, ref)
 
 
 def test_what_a_killed_run_left_is_no_hindrance_and_unfinished_work_stays(home, root, unchecked):
@@ -77,8 +81,46 @@ def test_cache_and_folder_remotes_are_the_users(home, root, unchecked):
         remotes = own.config["remote"]
     assert remotes["store"]["url"] == str(home.parent / "store")
     assert (remotes["other"]["url"], remotes["other"]["secret_access_key"]) == ("s3://bucket", "hidden")
-    assert (root / ".dvc/config.local").stat().st_mode & 0o77 == 0
+    assert root.stat().st_mode & 0o77 == 0
     assert tiny.run(root, "git", "status", "--porcelain") == ""
+
+
+def test_a_clone_that_was_cut_off_while_it_was_made_is_mended(home, root, unchecked):
+    shutil.rmtree(root, ignore_errors=True)
+    (root / ".git").mkdir(parents=True)
+    (root / ".git/config.lock").write_text("")
+    workspace.prepare(root, home, "main", {})
+    assert tiny.run(root, "git", "rev-parse", "--show-toplevel") == str(root)
+
+
+def test_origin_is_reached_by_ssh_as_the_user_reaches_it(tmp_path, monkeypatch):
+    """By the tree's own command, which asks nothing, or by the environment's, which says all itself."""
+    home, said = tmp_path / "home", tmp_path / "said"
+    home.mkdir()
+    tiny.run(home, "git", "init", "--quiet")
+    tiny.run(home, "git", "remote", "add", "origin", "ssh://git@nowhere/team/digits.git")
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" > {said}\nexit 1\n')
+    ssh.chmod(0o755)
+    tiny.run(home, "git", "config", "core.sshCommand", f"{ssh} -i deploy")
+    monkeypatch.delenv("GIT_SSH_COMMAND", raising=False)
+    for expected in ("-i deploy -o BatchMode=yes -o ConnectTimeout=30 ", "-i mine "):
+        with pytest.raises(UserError, match="fetch: failed"):
+            workspace.prepare(tmp_path / "clone", home, "main", {})
+        assert said.read_text().startswith(expected)
+        monkeypatch.setenv("GIT_SSH_COMMAND", f"{ssh} -i mine")
+
+
+def test_a_new_token_is_not_a_new_clone(tmp_path):
+    tiny.run(tmp_path, "git", "init", "--quiet")
+    tiny.run(tmp_path, "git", "remote", "add", "origin", "https://host/digits.git")
+    places = {workspace.place(tmp_path)}
+    for login in ("me:one", "me:t@o"):
+        tiny.run(tmp_path, "git", "remote", "set-url", "origin", f"https://{login}@host/digits.git")
+        places.add(workspace.place(tmp_path))
+    assert len(places) == 1
+    tiny.run(tmp_path, "git", "remote", "set-url", "origin", "https://me:one@elsewhere/digits.git")
+    assert workspace.place(tmp_path) not in places
 
 
 def test_a_wrong_override_is_told_before_any_work(home, root):
@@ -93,6 +135,19 @@ def test_one_run_at_a_time_holds_it(home, root):
     lock = root.with_name(root.name + ".lock")
     with lock.open("w") as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_two_runs_at_once_queue(home):
+    entered = threading.Event()
+
+    def other():
+        with workspace.clone_of(home):
+            entered.set()
+
+    with workspace.clone_of(home):
+        threading.Thread(target=other, daemon=True).start()
+        assert not entered.wait(0.1)
+    assert entered.wait(30)
 
 
 def test_a_tree_without_origin_is_cloned_itself(home, tmp_path):
