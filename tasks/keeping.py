@@ -13,7 +13,7 @@ from tasks.git import git
 
 log = logging.getLogger("mintage.keeping")
 HELD = "refs/mintage/held/"
-TAGS = "refs/tags/dataset/"
+TAGS = "dataset"
 WRITTEN = ("dvc.lock", "params.yaml", ".gitignore")
 IDENTITY = ("-c", "user.name=mintage", "-c", "user.email=mintage@localhost")
 
@@ -28,8 +28,8 @@ def hold(root: Path) -> None:
     git(root, "update-ref", HELD + tree, made)
 
 
-def trim(root: Path, home: Path, keep: int) -> int:
-    """Remove from the cache what earlier runs made; return how many files it was.
+def trim(root: Path, home: Path, keep: int) -> None:
+    """Remove from the cache what earlier runs made.
 
     The latest `keep` published versions stay, and whatever the clone, or the tree at `home` with its
     branches and experiments, still uses.
@@ -41,10 +41,10 @@ def trim(root: Path, home: Path, keep: int) -> int:
     listed = git(root, "for-each-ref", "--format=%(refname:lstrip=3) %(objectname)", HELD)
     held = dict(line.split() for line in listed.splitlines())
     latest = ("--sort=-creatordate", f"--count={keep}", "--format=%(*tree)%(tree)")
-    published = git(root, "for-each-ref", *latest, TAGS).split()
+    published = git(root, "for-each-ref", *latest, f"refs/tags/{TAGS}").split()
     over = {tree: commit for tree, commit in held.items() if tree not in published}
     if not over:
-        return 0
+        return
     with dvc.opened(root) as own, dvc.opened(home) as users:
         used = _used(own, revs=[commit for tree, commit in held.items() if tree in published])
         used |= _used(users, all_branches=True, all_experiments=True)
@@ -55,7 +55,6 @@ def trim(root: Path, home: Path, keep: int) -> int:
     for tree in over:
         git(root, "update-ref", "-d", HELD + tree)
     log.info("removed %d files from the cache; the last %d published versions stay", removed, keep)
-    return removed
 
 
 def _used(repo: Any, **which: Any) -> set[str]:

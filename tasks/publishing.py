@@ -1,4 +1,4 @@
-"""Publishing: gates, then the data, then the commit and the tag that name it.
+"""Publishing: the data, then the commit and the tag that name it. Export has held it against the gates.
 
 Nobody ever sees a dvc.lock whose data is not at the remote yet, and a race that is lost changes
 nothing: the run goes on from the winner's commit.
@@ -7,23 +7,19 @@ nothing: the run goes on from the winner's commit.
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from tasks import dvc
 from tasks.delivering import headline
 from tasks.errors import UserError
-from tasks.gates import hold, judge, measured
 from tasks.git import asked, git
-from tasks.keeping import IDENTITY, WRITTEN
-from tasks.layout import EXPORT, PARAMS, REPORT, SCORES
-from tasks.params import Bound
-from tasks.reading import mapping, parse
+from tasks.keeping import IDENTITY, TAGS, WRITTEN
+from tasks.layout import EXPORT, PARAMS
+from tasks.reading import mapping, section
 from tasks.workspace import BRANCHES, branch, fetch
 
 log = logging.getLogger("mintage.publishing")
-TAGS = "dataset"
 DIGITS = 8
 
 
@@ -43,10 +39,8 @@ def publish(root: Path, ref: str, due: datetime) -> bool:
     """Publish what lies in the clone, as made from `ref`; False if somebody else was faster.
 
     The tag tells the day for which the run was due, and the dataset's digest; a dataset that is
-    published already gets no second one. Raises UserError if a gate is broken or a remote fails.
+    published already gets no second one. Raises UserError if a remote fails.
     """
-    gates = {name: parse(Bound, bound, f"gates.{name}") for name, bound in _section(root, "gates").items()}
-    hold(judge(gates, measured(root / SCORES, root / REPORT)))
     dvc.push(root)
     base = git(root, "rev-parse", "HEAD")
     git(root, "add", "--", *[name for name in WRITTEN if (root / name).exists()])
@@ -66,12 +60,13 @@ def publish(root: Path, ref: str, due: datetime) -> bool:
     try:
         git(root, "push", "--quiet", "--atomic", "origin", *wanted)
     except UserError:
-        asked(root, "tag", "--delete", tag)
+        if f"refs/tags/{tag}" in wanted:
+            asked(root, "tag", "--delete", tag)
         if _moved(root, ref, base):
             log.info("somebody else pushed to %s first; going on from there", ref)
             return False
         raise
-    log.info("published %s", tag)
+    log.info("published %s: %s", label, ", ".join(wanted))
     return True
 
 
@@ -96,8 +91,4 @@ def _moved(root: Path, ref: str, base: str) -> bool:
 
 
 def _name(root: Path) -> str:
-    return str(_section(root, "export").get("name"))
-
-
-def _section(root: Path, name: str) -> dict[str, Any]:
-    return mapping(root / PARAMS, "sections such as `ingest:`").get(name) or {}
+    return str(section(root / PARAMS, "export").get("name"))

@@ -49,6 +49,11 @@ def mapping(path: Path, wanted: str) -> dict[str, Any]:
     return found
 
 
+def section(path: Path, name: str) -> dict[str, Any]:
+    """One section of a params.yaml that may be another commit's, so that no key of it is refused."""
+    return mapping(path, "sections such as `ingest:`").get(name) or {}
+
+
 def parse(model: type[T], found: dict[str, Any], where: str, prefix: str = "") -> T:
     """Build `model` from plain values. Raises UserError naming each bad key, three at most."""
     try:

@@ -23,13 +23,14 @@ class Version:
     @property
     def short(self) -> str:
         """Name, date and digest, without the folder of tags."""
-        return self.tag.removeprefix(TAGS.removeprefix("refs/tags/"))
+        return self.tag.removeprefix(f"{TAGS}/")
 
 
 def versions(root: Path) -> list[Version]:
     """All published versions that the repository knows, the newest first."""
     wanted = "--format=%(refname:lstrip=2)%00%(contents:body)%00"
-    told = git(root, "for-each-ref", "--sort=-refname", "--sort=-creatordate", wanted, TAGS).split("\0")
+    newest = ("--sort=-refname", "--sort=-creatordate")
+    told = git(root, "for-each-ref", *newest, wanted, f"refs/tags/{TAGS}").split("\0")
     return [Version(tag.strip(), _metrics(body)) for tag, body in zip(told[::2], told[1::2], strict=False)]
 
 

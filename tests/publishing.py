@@ -36,6 +36,9 @@ if sys.argv[1] == "generate":
     write(Path("data/report/metrics.json"), json.dumps({"accuracy": accuracy, "after": {"recall": None}}))
     write(Path("data/report/report.html"), "<h1>report</h1>")
 else:
+    gates, scores = params["gates"], json.loads(Path("data/scores/metrics.json").read_text())
+    if scores["kept_ratio"] < gates["kept_ratio"]["min"]:
+        sys.exit("kept_ratio: under its gate")
     drawn = Path("data/synthetic/index.json").read_text()
     image = Path("data/export/images/train-00000-of-00001.parquet")
     image.parent.mkdir(parents=True)
@@ -54,8 +57,8 @@ STAGES = {
     },
     "export": {
         "cmd": "python make.py export",
-        "deps": ["make.py", "data/synthetic"],
-        "params": ["export"],
+        "deps": ["make.py", "data/synthetic", "data/scores"],
+        "params": ["export", "gates"],
         "outs": ["data/export"],
     },
 }

@@ -1,11 +1,12 @@
 """What a scheduled run leaves at its remotes, and what not: real git and DVC, stages that take no time."""
 
 import json
+import logging
 import shutil
 
 import pytest
 
-from tasks import dvc, workspace
+from tasks import dvc, publishing, workspace
 from tasks.errors import UserError
 from tests import publishing as tiny
 from tests.nights import Nights
@@ -30,11 +31,53 @@ def test_a_second_night_without_changes_publishes_nothing_new(nights):
     assert len(before[0]) == 1
 
 
-def test_a_breached_gate_publishes_nothing(nights):
-    before = nights.tags(), nights.main()
-    with pytest.raises(UserError, match=r"kept_ratio +0\.75 +min 0\.9 +under by 0\.15"):
+def stored(nights):
+    return sorted(p for p in (nights.base / "store").rglob("*") if p.is_file())
+
+
+def test_a_breached_gate_publishes_nothing(nights, capfd):
+    before = nights.tags(), nights.main(), stored(nights)
+    with pytest.raises(UserError, match="failed under DVC"):
         nights.run(2, gates__kept_ratio__min=0.9)
-    assert (nights.tags(), nights.main()) == before
+    assert "kept_ratio: under its gate" in capfd.readouterr().err
+    assert (nights.tags(), nights.main(), stored(nights)) == before
+
+
+def test_a_commit_without_a_tag_is_not_told_as_a_new_version(nights, caplog):
+    """Other params that decide no byte of the dataset: it has its tag already."""
+    before = nights.tags()
+    with caplog.at_level(logging.INFO):
+        assert nights.run(0, schedule__keep=29) == []
+    assert nights.tags() == before
+    (told,) = [said for said in caplog.messages if said.startswith("published ")]
+    assert told.endswith(": HEAD:refs/heads/main")
+
+
+def test_a_push_that_fails_takes_no_earlier_tag_away(nights, monkeypatch):
+    aside = nights.base / "aside.git"
+    monkeypatch.setattr(dvc, "push", lambda root: nights.origin.rename(aside))
+    try:
+        with pytest.raises(UserError, match="fetch: failed"):
+            nights.run(0, schedule__keep=28)
+    finally:
+        aside.rename(nights.origin)
+    assert tiny.run(nights.clone, "git", "tag", "--list").split() == nights.tags()
+
+
+def test_where_nothing_can_be_published_to_is_told(nights, tmp_path):
+    home = tiny.project(tmp_path)
+    publishing.ready(home)
+    params = (home / "params.yaml").read_text()
+    (home / "params.yaml").write_text(params.replace("mnist5k-synthetic", "a..b"))
+    with pytest.raises(UserError, match=r"export\.name: git can't tag a dataset as 'a\.\.b'"):
+        publishing.ready(home)
+    (home / "params.yaml").write_text(params)
+    tiny.run(home, "git", "remote", "set-url", "origin", str(nights.home))
+    with pytest.raises(UserError, match="is a working tree"):
+        publishing.ready(home)
+    (home / ".dvc/config").write_text("")
+    with pytest.raises(UserError, match="no DVC remote"):
+        publishing.ready(home)
 
 
 def test_a_remote_that_is_down_costs_its_night_alone(nights):
