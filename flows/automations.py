@@ -12,6 +12,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.settings import get_current_settings
 
+from flows.server import answers
 from flows.speaking import plainly
 from tasks.errors import UserError
 
@@ -41,7 +42,7 @@ def crashed() -> Automation:
 
 
 def ended(webhook: Webhook) -> Automation:
-    """How a run ended is told to a webhook, in the form that Slack, Mattermost and Teams take."""
+    """How a run ended is told to a webhook, in the form that Slack and Mattermost take."""
     assert webhook._block_document_id is not None
     return Automation(
         name="mintage: how a run ended",
@@ -72,8 +73,11 @@ def main() -> None:
     parser.add_argument("--webhook", metavar="BLOCK", help="the name of a Webhook block to tell how runs end")
     name = parser.parse_args().webhook
     with plainly("automations"):
-        if not get_current_settings().api.url:
+        url = get_current_settings().api.url
+        if not url:
             raise UserError("PREFECT_API_URL: not set. Automations live in a server that stays: name it.")
+        if not answers(url):
+            raise UserError(f"PREFECT_API_URL: no server answers at {url}. Start it: prefect server start.")
         wanted = [crashed()]
         if name:
             try:

@@ -82,3 +82,6 @@ def test_without_a_server_there_is_nothing_to_write_to(monkeypatch, capsys):
     with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(SystemExit):
         automations.main()
     assert "PREFECT_API_URL: not set" in capsys.readouterr().err
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), pytest.raises(SystemExit):
+        automations.main()
+    assert "no server answers at http://127.0.0.1:9/api" in capsys.readouterr().err
