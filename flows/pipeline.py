@@ -31,7 +31,7 @@ from tasks.children import die_with_parent
 from tasks.errors import UserError
 from tasks.layout import EXPORT, PARAMS, REPORT, ROOT
 from tasks.params import Schedule
-from tasks.reading import read
+from tasks.reading import read, section
 
 TRIES = 3
 NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
@@ -42,13 +42,14 @@ TAGS = ["mintage", "nightly"]
 def reproduce(stage: str, root: Path) -> State:
     """Bring one stage up to date; its own flow run appears under this task run."""
     calling_run = {PARENT: str(task_run.id), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    end: State = Crashed(message=f"{stage} was stopped or killed")
+    end: State | None = Crashed(message=f"{stage} was stopped or killed")
     try:
         ran = dvc.reproduce(stage, root, calling_run, sparse=root != ROOT)
-        end = Completed(message=f"{stage} ran")
+        end = Completed(message=f"{stage} ran") if ran else None
     finally:
-        close_nested(task_run.id, end)
-    return end if ran else Completed(name="Unchanged", message=f"{stage} has not changed")
+        if end:
+            close_nested(task_run.id, end)
+    return end or Completed(name="Unchanged", message=f"{stage} has not changed")
 
 
 @flow(name="pipeline", persist_result=False)
@@ -84,7 +85,8 @@ def pipeline(
                 break
         else:
             raise UserError(f"publish: others pushed to {ref} first, {TRIES} times in a row. Run again.")
-        craft(keeping.trim)(root, ROOT, read(PARAMS).schedule.keep)
+        keep = section(root / PARAMS, "schedule").get("keep", Schedule().keep)
+        craft(keeping.trim)(root, ROOT, keep)
 
 
 def here(changes: dict[str, Any], publish: bool) -> None:

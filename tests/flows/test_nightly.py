@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from flows import pipeline as nightly
-from tasks import dvc, workspace
+from tasks import dvc, keeping, publishing, workspace
 from tasks.errors import UserError
 from tests import publishing as tiny
 
@@ -31,12 +31,23 @@ def night(**wanted):
     nightly.pipeline(**{"ref": "main", "fresh": True, "publish": True, **wanted})
 
 
-def test_a_night_is_published(base):
+def test_a_night_is_published(base, monkeypatch):
+    """From a tree whose user is in the middle of something; no word of it counts."""
     from prefect.artifacts import Artifact
 
+    kept, trim, sound = [], keeping.trim, (base / "home/params.yaml").read_text()
+
+    def trimmed(root, home, keep):
+        kept.append(keep)
+        trim(root, home, keep)
+
+    monkeypatch.setattr(keeping, "trim", trimmed)
+    monkeypatch.chdir(base / "home")
+    (base / "home/params.yaml").write_text("train: [")
     (base / "home/left.txt").write_text("the user is in the middle of something")
     before = tiny.run(base / "home", "git", "status", "--porcelain")
-    night(overrides={"train.images": 9})
+    night(overrides={"train.images": 9, "schedule.keep": 3})
+    assert kept == [3]
     (tag,) = at_origin(base, "tag", "--list").split()
     assert tag.startswith("dataset/mnist5k-synthetic/20")
     assert at_origin(base, "show", "--format=", "--name-only", "main").split() == ["dvc.lock", "params.yaml"]
@@ -53,6 +64,7 @@ def test_a_night_is_published(base):
     assert "data/report/report.html" in shown["report"].data
     assert tiny.run(base / "home", "git", "status", "--porcelain") == before
     assert not (base / "home/data").exists()
+    (base / "home/params.yaml").write_text(sound)
 
 
 def test_a_lost_race_goes_on_from_the_winner(base, monkeypatch):
@@ -76,6 +88,38 @@ def test_a_lost_race_goes_on_from_the_winner(base, monkeypatch):
     tiny.in_process(["pull"], fresh)
     with dvc.opened(fresh) as repo:
         assert repo.status() == {}
+
+
+def test_three_lost_races_are_told(base, monkeypatch):
+    tried = []
+
+    def lost(root, ref, due):
+        tried.append(ref)
+        return False
+
+    monkeypatch.setattr(publishing, "publish", lost)
+    monkeypatch.setattr(nightly, "run_stages", lambda root: None)
+    with pytest.raises(UserError, match="others pushed to main first, 3 times"):
+        night()
+    assert tried == ["main"] * 3
+
+
+@pytest.mark.parametrize(("ran", "expected"), [(True, ["COMPLETED"]), (False, []), (None, ["CRASHED"])])
+def test_the_server_is_told_how_a_stage_ended_that_ran(monkeypatch, ran, expected):
+    def reproduced(*asked, **how):
+        if ran is None:
+            raise KeyboardInterrupt
+        return ran
+
+    told = []
+    monkeypatch.setattr(dvc, "reproduce", reproduced)
+    monkeypatch.setattr(nightly, "close_nested", lambda parent, end: told.append(end.type.value))
+    try:
+        state = nightly.reproduce.fn("train", nightly.ROOT)
+        assert state.name == ("Completed" if ran else "Unchanged")
+    except KeyboardInterrupt:
+        assert ran is None
+    assert told == expected
 
 
 def test_what_changes_files_needs_a_clone():
