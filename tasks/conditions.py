@@ -19,7 +19,7 @@ def described(params: PreprocessParams) -> dict[str, Any] | None:
     """The condition's name, the channels that a family sees of it, and its ids if it is a map (else 0)."""
     if params.condition is None:
         return None
-    ids = params.colours if params.condition == "colours" else 0
+    ids = params.colours if params.condition == "colours" else params.mask.count if params.mask else 0
     channels = params.channels if params.condition == "paired" else 1
     return {"name": params.condition, "channels": ids or channels, "ids": ids}
 

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
+from tasks import masks
 from tasks.conditions import extract
+from tasks.decoding import decode
 from tasks.errors import UserError
-from tasks.opening import open_image
 from tasks.params import PreprocessParams
 from tasks.progress import Progress
 from tasks.shards import Shards, png, unpng
@@ -26,7 +26,6 @@ from tasks.workers import spread
 
 BATCH_IMAGES, BATCH_BYTES = 128, 32 << 20
 THUMB = 9
-SIXTEEN_BITS = 257  # 65535 / 255
 SIDES = {"left_to_right": 1, "right_to_left": 0}  # which half is the image; the other is its condition
 PIXELS, ROWS = "pixels.bin", "rows.parquet"
 FACTS = pa.schema(
@@ -45,57 +44,15 @@ FACTS = pa.schema(
 )
 
 
-def decode(data: bytes, channels: int, at_least: int | None = None) -> np.ndarray:
-    """Decode to uint8 (height, width, channels): upright, on white where it is see-through.
+def fit(image_HWC: np.ndarray, size: int, how: str, ids: bool = False) -> np.ndarray:
+    """Resize and crop (`cover`) or pad with black (`contain`) to (channels, size, size).
 
-    The first frame of an animation; 16 bits scaled to 8. With `at_least`, a JPEG may be decoded
-    smaller, to no side below that. Raises whatever Pillow raises on bad bytes.
+    `ids`: it is a map, so each pixel becomes the one that is nearest to its middle, and padding is id 0.
     """
-    with open_image(data) as opened:
-        if at_least is not None:
-            opened.draft(None, (at_least, at_least))
-        opened.load()
-        image = _upright(opened)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = Image.fromarray(_eight_bits(np.asarray(image)))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        mode = "L" if channels == 1 else "RGB"
-        # Only "1" and "L" go straight to grey: the palette and CMYK have no way there but RGB.
-        if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
-            image = image.convert("RGB")
-        array = np.asarray(image if image.mode == mode else image.convert(mode))
-    return array.reshape(*array.shape[:2], channels)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn as EXIF says. Reading EXIF is slow, so it is read only where there is some."""
-    if "exif" not in image.info and "Raw profile type exif" not in image.info:
-        return image
-    try:
-        return ImageOps.exif_transpose(image)
-    # Its EXIF block is broken, not the image: show it as it lies.
-    except Exception:
-        return image
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits, or of floats in [0, 1] or [0, 255], to uint8."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-        values = values * (255 if values.max(initial=0) <= 1 else 1)
-    else:
-        values = np.clip(values, 0, 65_535) / SIXTEEN_BITS
-    return np.clip(np.round(values), 0, 255).astype(np.uint8)
-
-
-def fit(image_HWC: np.ndarray, size: int, how: str) -> np.ndarray:
-    """Resize and crop (`cover`) or pad with black (`contain`) to (channels, size, size)."""
     if image_HWC.shape[:2] != (size, size):
         if how == "cover":
             image_HWC = _without_ends(image_HWC)
-        image_HWC = _transform(size, how)(image=image_HWC)["image"]
+        image_HWC = _transform(size, how, ids)(image=image_HWC)["image"]
         image_HWC = image_HWC.reshape(size, size, -1)
     return np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
 
@@ -112,7 +69,7 @@ def _without_ends(image_HWC: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _transform(size: int, how: str) -> Any:
+def _transform(size: int, how: str, ids: bool) -> Any:
     """The albumentations pipeline; its import takes seconds and is not needed for images that fit."""
     import os
 
@@ -123,6 +80,8 @@ def _transform(size: int, how: str) -> Any:
     cv2.setNumThreads(1)
     # Area averaging where it shrinks, as anything else aliases; a smooth curve where it grows.
     scale: dict[str, Any] = {"interpolation": cv2.INTER_CUBIC, "area_for_downscale": "image"}
+    if ids:
+        scale = {"interpolation": cv2.INTER_NEAREST_EXACT}
     if how == "cover":
         return A.Compose([A.SmallestMaxSize(size, **scale), A.CenterCrop(size, size)])
     return A.Compose([A.LongestMaxSize(size, **scale), A.PadIfNeeded(size, size, fill=0)])
@@ -149,6 +108,13 @@ class Prepared(NamedTuple):
     condition: bytes
 
 
+class Refused(NamedTuple):
+    """Why nothing can be kept of an image: the reason by which it is counted, and what was found."""
+
+    reason: str
+    detail: str
+
+
 class Job(NamedTuple):
     """A batch of original bytes, those of their partners (None: it has none), and what to make of them."""
 
@@ -158,14 +124,14 @@ class Job(NamedTuple):
     pairs: str | None = None
 
 
-def prepare(job: Job) -> list[Prepared | str]:
+def prepare(job: Job) -> list[Prepared | Refused]:
     """Turn a batch of original bytes into what is kept of them, or why nothing can be."""
     made = [_prepare(data, partner, job) for data, partner in zip(job.images, job.partners, strict=True)]
-    good = [image for image, _ in (each for each in made if not isinstance(each, str))]
+    good = [each[0] for each in made if not isinstance(each, Refused)]
     small = iter(thumbs(np.stack(good)) if good else ())
     return [
         each
-        if isinstance(each, str)
+        if isinstance(each, Refused)
         else Prepared(
             png(each[0]),
             hashlib.sha256(each[0].tobytes()).hexdigest(),
@@ -176,24 +142,36 @@ def prepare(job: Job) -> list[Prepared | str]:
     ]
 
 
-def _prepare(data: bytes, partner: bytes | None, job: Job) -> tuple[np.ndarray, np.ndarray | None] | str:
+def _prepare(data: bytes, partner: bytes | None, job: Job) -> tuple[np.ndarray, np.ndarray | None] | Refused:
     """An image and its condition, both (1 or 3, size, size), or why they can't be made."""
-    params, paired = job.params, job.params.condition == "paired"
+    params = job.params
     try:
         # A JPEG that is decoded smaller may have lost the middle, where its halves meet.
         least = None if job.pairs in SIDES else 2 * params.size
         decoded = decode(data, params.channels, least)
-        beside = decode(partner, params.channels, least) if paired and partner else None
         if job.pairs in SIDES:
-            halves = halved(decoded)
-            decoded, beside = halves[SIDES[job.pairs]], halves[1 - SIDES[job.pairs]]
+            decoded = halved(decoded)[SIDES[job.pairs]]
         image = fit(decoded, params.size, params.fit)
-        if not paired:
+        if params.condition != "paired":
             return image, extract(image, params)
-        return image, None if beside is None else fit(beside, params.size, params.fit)
+        beside = data if job.pairs in SIDES else partner
+        return image, None if beside is None else _partner(beside, job, least)
+    except masks.Unmapped as error:
+        return Refused(error.reason, str(error))
     # As in ingest: Pillow's decoders raise more than OSError, and OpenCV errors of its own.
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        return Refused("undecodable", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
+
+
+def _partner(data: bytes, job: Job, least: int | None) -> np.ndarray:
+    """What comes with an image, (1 or 3, size, size): an image as well, or a map of ids."""
+    params = job.params
+    beside = masks.read(data, params.mask) if params.mask else decode(data, params.channels, least)
+    if job.pairs in SIDES:
+        beside = halved(beside)[1 - SIDES[job.pairs]]
+    if params.mask:
+        return fit(masks.mapped(beside, params.mask), params.size, params.fit, ids=True)
+    return fit(beside, params.size, params.fit)
 
 
 def halved(image_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -239,8 +217,8 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
             for name, values in waiting.pop(0).items():
                 facts[name] += values
             for result in results:
-                why = result if isinstance(result, str) else None
-                made = Prepared(b"", "", b"", b"") if isinstance(result, str) else result
+                why = result if isinstance(result, Refused) else None
+                made = Prepared(b"", "", b"", b"") if isinstance(result, Refused) else result
                 file.write(made.image + made.condition)
                 offsets.append(offset)
                 offset += len(made.image) + len(made.condition)
@@ -248,13 +226,13 @@ def spool(raw: Path, folder: Path, params: PreprocessParams, workers: int | None
                 facts["condition_size"].append(len(made.condition))
                 facts["digest"].append(made.digest or None)
                 facts["thumb"].append(made.thumb or None)
-                facts["reason"].append("undecodable" if why else None)
-                facts["detail"].append(why)
+                facts["reason"].append(why and why.reason)
+                facts["detail"].append(why and why.detail)
             progress.add(len(results))
     if not offset:
         raise UserError(
             f"{raw}: none of {shards.rows:,} images could be prepared ({facts['detail'][0]}). "
-            "Look at preprocess.size and preprocess.channels."
+            f"Look at preprocess.{'mask' if params.mask else 'size and preprocess.channels'}."
         )
     table = pa.Table.from_pydict(facts, schema=FACTS).append_column("offset", pa.array(offsets, pa.int64()))
     pq.write_table(table.sort_by("id"), folder / ROWS)

@@ -67,6 +67,37 @@ class SplitFractions(Section):
         return self
 
 
+Colour = Annotated[str, Field(pattern="^#?[0-9a-fA-F]{6}$")]
+
+
+class Mask(Section):
+    """How the pixels of a paired mask become ids, which count from 0; one of the four is given.
+
+    ids: they are ids, so many (a PNG of indices, or with a palette). values, colours: a pixel's id is the
+    place of its value, or of its colour (RRGGBB), in this list. threshold: greys from it on are 1, others 0.
+    """
+
+    ids: int | None = Field(None, ge=2, le=256)
+    values: list[Annotated[int, Field(ge=0, lt=2**16)]] | None = Field(None, min_length=2, max_length=256)
+    colours: list[Colour] | None = Field(None, min_length=2, max_length=256)
+    threshold: int | None = Field(None, ge=1, le=255)
+
+    @model_validator(mode="after")
+    def _one(self) -> "Mask":
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("give one of ids, values, colours and threshold")
+        colours = [colour.removeprefix("#").lower() for colour in self.colours or ()]
+        for listed in (self.values or [], colours):
+            if len(set(listed)) < len(listed):
+                raise ValueError("lists something twice")
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many ids there are."""
+        return self.ids or len(self.values or self.colours or (0, 1))
+
+
 class PreprocessParams(Section):
     """The shape that every image is given, and how images are gathered and split."""
 
@@ -75,6 +106,7 @@ class PreprocessParams(Section):
     fit: Literal["cover", "contain"] = "cover"
     condition: Literal["edges", "grey", "colours", "paired"] | None = None
     colours: int = Field(4, ge=2, le=32)
+    mask: Mask | None = None
     group_by: str | None = None
     near_duplicates: bool = True
     split: SplitFractions = SplitFractions()
@@ -86,6 +118,8 @@ class PreprocessParams(Section):
     def _says_something(self) -> "PreprocessParams":
         if self.condition == "grey" and self.channels == 1:
             raise ValueError("condition grey of grey images is the images; set channels to 3, or try edges")
+        if self.mask and self.condition != "paired":
+            raise ValueError("mask says what paired masks hold; set condition to paired, or mask to null")
         return self
 
 
