@@ -80,8 +80,7 @@ class Bench:
     def spec(self) -> Spec:
         """What families are built for."""
         train = self.splits["train"]
-        condition = train.condition["channels"] if train.condition else 0
-        return Spec(*train.shape, classes=len(train.classes), condition=condition)
+        return Spec.of(train.shape, len(train.classes), train.condition)
 
     @cached_property
     def labels(self) -> np.ndarray:

@@ -37,8 +37,7 @@ class Pool:
     @property
     def spec(self) -> Spec:
         """What a family has to be built for to see these images."""
-        condition = self.shards.condition["channels"] if self.shards.condition else 0
-        return Spec(*self.shards.shape, classes=len(self.shards.classes), condition=condition)
+        return Spec.of(self.shards.shape, len(self.shards.classes), self.shards.condition)
 
     @property
     def labels(self) -> np.ndarray:

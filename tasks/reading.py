@@ -108,8 +108,7 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
     of what was found right is kept in `sound`, and not asked about again. Raises UserError naming the key.
     """
     condition = described(params.preprocess)
-    seen = condition["channels"] if condition else 0
-    images = (params.train.family, params.preprocess.channels, params.preprocess.size, seen)
+    images = (params.train.family, params.preprocess.channels, params.preprocess.size, condition)
     asked = hashlib.sha256(json.dumps([params.families, images], sort_keys=True).encode())
     for file in sorted((ROOT / "models/families").glob("*.py")):
         asked.update(file.name.encode() + file.read_bytes())
@@ -124,10 +123,10 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
             mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}."
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
-    name, channels, size, seen = images
+    name, channels, size, _ = images
     family = load(name)
     try:
-        family.build(family.Config(**params.family), Spec(channels, size, size, 0, seen))
+        family.build(family.Config(**params.family), Spec.of((channels, size, size), 0, condition))
     except ValueError as error:
         raise UserError(
             f"{PARAMS}: families.{name} with preprocess.size {size}, channels {channels}: {error}."

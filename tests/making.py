@@ -45,7 +45,7 @@ def shards(folder: Path, table: pa.Table, classes: list[str], size: int = 20, **
     return seal(folder, classes=classes, recipe=f"recipe of {folder.name}", **{**shape, **facts})
 
 
-CONDITION = {"name": "edges", "channels": 1, "ids": 0}
+CONDITION = {"name": "colours", "channels": 2, "ids": 2}
 
 
 def real(folder: Path, each: int, seed: int, classes: list[str] = CLASSES, condition: bool = False) -> Path:
@@ -57,8 +57,8 @@ def real(folder: Path, each: int, seed: int, classes: list[str] = CLASSES, condi
     given = labels if classes else np.full(len(labels), -1)
     x, columns, facts = pictures(labels, seed), {"split": [folder.name] * len(labels)}, {}
     if condition:
-        sketches = [png((image > 150).astype(np.uint8) * 255) for image in x]
-        columns["condition"] = image_column(sketches, [f"{n}.png" for n in range(len(x))])
+        maps = [png((image > 150).astype(np.uint8)) for image in x]
+        columns["condition"] = image_column(maps, [f"{n}.png" for n in range(len(x))])
         facts["condition"] = CONDITION
     return shards(folder, samples(x, given, folder.name, **columns), classes, **facts)
 

@@ -6,7 +6,7 @@ owns those and knows no family by name. A new family is one new file here and on
 under `families:` in params.yaml.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ class Spec:
     """What a family is built for: the images' shape, and the number of classes (0: unlabelled).
 
     condition: channels of the condition that comes with each image (0: none does).
+    mapped: whether that is a map, one channel an id, and not an image.
     """
 
     channels: int
@@ -31,6 +32,13 @@ class Spec:
     width: int
     classes: int
     condition: int = 0
+    mapped: bool = False
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], classes: int, condition: Mapping[str, Any] | None) -> "Spec":
+        """The spec of images of this shape, whose condition is described as shards describe theirs."""
+        seen = (condition["channels"], bool(condition["ids"])) if condition else ()
+        return cls(*shape, classes, *seen)
 
     def demand(self, family: str, multiple: int = 1) -> None:
         """Raise ValueError unless the sides are multiples from 8 to 256, and the images grey or in colour."""

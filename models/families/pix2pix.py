@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.patches import PatchDiscriminator, convolution, feature_matching
 
-SLOPE = 0.2  # of the leaky ReLUs
-GROUPS = 8  # of normalisation
 DROPPED = 3  # levels of the decoder, from the coarsest, that noise enters
 SPREAD = 1e-3  # least variance of a mean colour
 
@@ -53,14 +52,6 @@ class Config(BaseModel):
     width: int = Field(48, ge=16, le=512, multiple_of=8)
     layers: int = Field(2, ge=1, le=3)
     lr: float = Field(5e-4, gt=0)
-
-
-def convolution(c_in: int, c_out: int, normed: bool = True, stride: int = 1) -> nn.Sequential:
-    """Convolution, normalisation, leaky ReLU; a stride of 2 halves the side."""
-    layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, 2 + stride, stride, padding=1)]
-    if normed:
-        layers.append(nn.GroupNorm(GROUPS, c_out))
-    return nn.Sequential(*layers, nn.LeakyReLU(SLOPE))
 
 
 class Generator(nn.Module):
@@ -101,26 +92,6 @@ class Generator(nn.Module):
         return h_BCHW
 
 
-class Discriminator(nn.Module):
-    """PatchGAN: condition and image to a logit for each patch (section 3.2.2), with the features below it."""
-
-    def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        widths = [config.width << n for n in range(config.layers + 1)]
-        blocks = [convolution(spec.condition + spec.channels, widths[0], normed=False, stride=2)]
-        blocks += [convolution(a, b, stride=2) for a, b in pairwise(widths[:-1])]
-        self.blocks = nn.ModuleList([*blocks, convolution(widths[-2], widths[-1])])
-        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
-
-    def forward(self, c_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Map conditions and images to logits (B, patches), higher for real ones, and features."""
-        h_BCHW, found = torch.cat([c_BCHW, x_BCHW], dim=1), []
-        for block in self.blocks:
-            h_BCHW = block(h_BCHW)
-            found.append(h_BCHW)
-        return self.head(h_BCHW).flatten(1).float(), found
-
-
 class Pix2Pix(Learner):
     """The family: what it learns with, how it learns, and how it samples."""
 
@@ -137,11 +108,11 @@ class Pix2Pix(Learner):
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
     config: Config
     network: Generator
-    discriminator: Discriminator
+    discriminator: PatchDiscriminator
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        networks = {"network": Generator(config, spec), "discriminator": Discriminator(config, spec)}
-        super().__init__(config, spec, (0.5, 0.999), **networks)
+        judge = PatchDiscriminator(spec.condition + spec.channels, config.width, config.layers)
+        super().__init__(config, spec, (0.5, 0.999), network=Generator(config, spec), discriminator=judge)
         self.judges = bool(config.adversarial or config.feature_matching)
         K, C = max(spec.classes, 1), spec.channels
         self.hint_KC: Tensor
@@ -173,10 +144,9 @@ class Pix2Pix(Learner):
             with torch.no_grad():
                 real, wanted = discriminate(c_BCHW, x_BCHW)
             self.discriminator.requires_grad_(True)
-            pairs = zip(seen, wanted, strict=True)
-            matched = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).mean()
             # -log D instead of log(1 - D), section 3.3.
-            loss = loss + config.adversarial * F.softplus(-fake).mean() + config.feature_matching * matched
+            loss = loss + config.adversarial * F.softplus(-fake).mean()
+            loss = loss + config.feature_matching * feature_matching(seen, wanted)
             gap = (real - fake).mean()
         found = {"loss": loss, "l1": away, "discriminator_loss": judged, "gap": gap}
         told = {name: float(value.detach()) for name, value in found.items()}

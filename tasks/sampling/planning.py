@@ -115,7 +115,8 @@ def check_sources(drawn: Sequence[int], real: Shards, facts: Mapping[str, Any]) 
         )
     if real.condition != facts.get("condition"):
         found, wanted = (
-            each["name"] if each else "none" for each in (real.condition, facts.get("condition"))
+            f"{each['name']}{f' of {ids} ids' if (ids := each['ids']) else ''}" if each else "none"
+            for each in (real.condition, facts.get("condition"))
         )
         raise UserError(
             f"{real.folder}: its images come with the condition {found}, but the checkpoint was trained with "
@@ -189,6 +190,6 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 def build(facts: Mapping[str, Any], checkpoint: Path) -> Any:
     """A family of the checkpoint's facts, its weights not read yet."""
     module = load(facts["family"])
-    condition = facts["condition"]["channels"] if facts.get("condition") else 0
-    spec = Spec(facts["channels"], facts["size"], facts["size"], len(facts["classes"]), condition)
+    shape = (facts["channels"], facts["size"], facts["size"])
+    spec = Spec.of(shape, len(facts["classes"]), facts.get("condition"))
     return module.build(parse(module.Config, facts["config"], str(checkpoint), "config."), spec)

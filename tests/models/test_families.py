@@ -20,7 +20,7 @@ def name(request):
 def make(name, size=8, channels=1, classes=10, seed=0):
     torch.manual_seed(seed)
     module = families.load(name)
-    return module.build(module.Config(), Spec(channels, size, size, classes, condition=1))
+    return module.build(module.Config(), Spec(channels, size, size, classes, condition=2, mapped=True))
 
 
 def batch_for(family, count=4):
@@ -30,8 +30,9 @@ def batch_for(family, count=4):
 
 
 def sketch(x_BCHW):
-    """A condition of images, with one channel."""
-    return x_BCHW.mean(1, keepdim=True).sign()
+    """A condition of images: a map of where they are bright, as a channel for each of its two ids."""
+    bright_B1HW = (x_BCHW.mean(1, keepdim=True) > 0).float()
+    return torch.cat([1 - bright_B1HW, bright_B1HW], dim=1)
 
 
 def trained(family, steps=3):
@@ -176,7 +177,7 @@ def test_it_learns_sixteen_images_by_heart(name):
     narrow = {"width": 32, "hidden": (64, 64) if has_layers(module) else 32}
     torch.manual_seed(0)
     config = module.Config(**{k: v for k, v in narrow.items() if k in module.Config.model_fields})
-    family = module.build(config, Spec(1, 8, 8, 4, condition=1))
+    family = module.build(config, Spec(1, 8, 8, 4, condition=2, mapped=True))
     batch = Batch(checkers(), torch.arange(16) % 4, sketch(checkers()))
     family.finish([batch])
     before, after, metrics, steps = apart(family, batch.x_BCHW), math.inf, [], 3_000
