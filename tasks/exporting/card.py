@@ -77,11 +77,14 @@ def front_matter(params: ExportParams, counts: dict[str, int], drawn: Shards) ->
     classes = drawn.classes
     if classes:
         columns["label"] = {"class_label": {"names": {str(n): name for n, name in enumerate(classes)}}}
+    tasks = ["image-classification" if classes else "unconditional-image-generation"]
+    if drawn.condition and drawn.condition["ids"]:
+        tasks.append("image-segmentation")
     size = SIZES[min(max(len(str(counts["kept"])) - 3, 0), len(SIZES) - 1)]
     return {
         "license": params.license,
         "pretty_name": params.name,
-        "task_categories": ["image-classification" if classes else "unconditional-image-generation"],
+        "task_categories": tasks,
         "tags": ["synthetic", "mintage"],
         "size_categories": [size],
         "configs": [
@@ -106,8 +109,13 @@ def asked(drawn: Shards) -> str | None:
     line = f"Each was made from {many} of the train split, named in `source_ids`, whose label it has"
     if not (condition := drawn.condition):
         return f"{line}."
-    kind = f"a map of {condition['ids']} ids" if condition["ids"] else "an image"
-    return f"{line}; `condition` is what the generator was shown of it, {kind}."
+    line = f"{line}; `condition` is what the generator was shown of it"
+    if not (ids := condition["ids"]):
+        return f"{line}, an image."
+    return (
+        f"{line}, a map: a PNG of one channel, each pixel of which is an id from 0 to {ids - 1}, as it is. "
+        "`image` and `condition` are what a segmentation model trains on."
+    )
 
 
 def class_counts(folder: Path, classes: list[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from tasks.exporting import Source, recommended, write_samples
 from tasks.exporting.card import write_card
 from tasks.gates import judge
 from tasks.params import Bound, ExportParams
-from tasks.shards import Shards, read_shard, write_shard
+from tasks.shards import Shards, image_column, png, read_shard, sample_table, write_shard
 from tests import making
 
 PARAMS = ExportParams(name="tiny", license="cc0-1.0", shard_size=15)
@@ -247,3 +247,31 @@ def test_scores_of_another_number_of_shards_are_refused(data, tmp_path):
     (copy / "scores/index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="2 shards"):
         Source.open(copy / "synthetic", copy / "scores")
+
+
+def test_maps_go_out_beside_their_images_as_the_ids_that_they_are(data, tmp_path):
+    from datasets import load_dataset
+
+    copy = shutil.copytree(data, tmp_path / "data")
+    drawn = Shards.open(data / "synthetic")
+    names = ["id", "image", "label", "sha256", "family", "seed"]
+    columns = drawn.table(names).to_pydict()
+    ids_NCHW = np.random.default_rng(0).integers(0, 3, (drawn.rows, 1, 8, 8), dtype=np.uint8)
+    columns["condition"] = image_column([png(ids) for ids in ids_NCHW], [None] * drawn.rows)
+    columns["source_ids"] = [["r"]] * drawn.rows
+    shutil.rmtree(copy / "synthetic")
+    maps = {"name": "paired", "channels": 3, "ids": 3}
+    table = sample_table(drawn.rows, **columns)
+    making.shards(copy / "synthetic", table, drawn.classes, parents=1, condition=maps)
+    folder = write(copy, tmp_path / "export")
+    loaded = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    wanted = dict(zip(columns["id"], ids_NCHW[:, 0], strict=True))
+    assert len(loaded) == 48
+    for row in loaded:
+        assert row["condition"].mode == "L"
+        assert np.array_equal(np.asarray(row["condition"]), wanted[row["id"]])
+        assert row["image"].size == row["condition"].size
+    text = (folder / "README.md").read_text()
+    assert "each pixel of which is an id from 0 to 2, as it is" in text
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["task_categories"] == ["image-classification", "image-segmentation"]

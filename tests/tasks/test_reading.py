@@ -103,6 +103,16 @@ def test_a_family_that_answers_a_condition_needs_one(tmp_path, monkeypatch):
         check_families(read(changed(tmp_path, train__family="pix2pix")))
 
 
+def test_a_family_that_paints_maps_needs_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    masks = {"preprocess__condition": "paired", "ingest__pairs": "stem"}
+    for given in ({"preprocess__condition": "colours"}, {**masks, "preprocess__mask": {"threshold": 128}}):
+        check_families(read(changed(tmp_path, train__family="spade", **given)))
+    for given in ({"preprocess__condition": "edges"}, masks):
+        with pytest.raises(UserError, match=r"families\.spade .*: set preprocess\.condition to colours, or"):
+            check_families(read(changed(tmp_path, train__family="spade", **given)))
+
+
 def test_params_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Machine().workers = 3
