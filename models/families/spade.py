@@ -49,7 +49,7 @@ class Config(BaseModel):
     perceptual: float = Field(0.0, ge=0)
     kl: float = Field(0.05, gt=0)
     style: int = Field(16, ge=1, le=512)
-    width: int = Field(48, ge=16, le=512, multiple_of=8)
+    width: int = Field(32, ge=16, le=512, multiple_of=8)
     layers: int = Field(2, ge=1, le=3)
     scales: int = Field(2, ge=1, le=3)
     lr: float = Field(4e-4, gt=0)
