@@ -45,20 +45,18 @@ def test_a_class_without_images_has_no_sources():
         parents(np.zeros(4, int), np.array([1]), 0, 1)
 
 
-def mapped(folder):
-    """Six images whose conditions are maps of three ids."""
+def conditioned(folder, values, **described):
+    """Six images, each with a plain condition, of these values in turn."""
     labels = np.arange(6) % 3
-    maps = [np.full((1, 8, 8), n % 3, np.uint8) for n in range(6)]
-    column = image_column([png(each) for each in maps], [f"{n}.png" for n in range(6)])
+    plain = [np.full((1, 8, 8), values[n % len(values)], np.uint8) for n in range(6)]
+    column = image_column([png(each) for each in plain], [f"{n}.png" for n in range(6)])
     table = making.samples(making.pictures(labels, 1), labels, "m", condition=column)
-    return making.shards(
-        folder, table, making.CLASSES, condition={"name": "colours", "channels": 3, "ids": 3}
-    )
+    return making.shards(folder, table, making.CLASSES, condition=described)
 
 
 def test_a_map_is_seen_as_one_channel_an_id(tmp_path):
-    pool = Pool.open(mapped(tmp_path / "mapped"))
-    assert pool.spec.condition == 3
+    pool = Pool.open(conditioned(tmp_path / "maps", [0, 1, 2], name="colours", channels=3, ids=3))
+    assert (pool.spec.condition, pool.spec.mapped) == (3, True)
     batch = pool.batch(np.array([4, 2]), DEVICE, torch.channels_last)
     assert batch.c_BCHW.shape == (2, 3, 8, 8)
     assert batch.c_BCHW.dtype == torch.float32
@@ -66,11 +64,13 @@ def test_a_map_is_seen_as_one_channel_an_id(tmp_path):
 
 
 def test_an_image_is_seen_as_an_image(tmp_path):
-    pool = Pool.open(making.real(tmp_path / "train", 2, 1, condition=True))
+    pool = Pool.open(conditioned(tmp_path / "images", [0, 255], name="edges", channels=1, ids=0))
+    assert (pool.spec.condition, pool.spec.mapped) == (1, False)
     batch = pool.batch(np.arange(3), DEVICE, torch.channels_last)
-    assert set(batch.c_BCHW.unique().tolist()) == {-1.0, 1.0}
+    assert batch.c_BCHW.shape == (3, 1, 8, 8)
+    assert batch.c_BCHW[:, 0, 0, 0].tolist() == [-1.0, 1.0, -1.0]
     plain = Pool.open(making.real(tmp_path / "other", 2, 1))
-    assert plain.spec.condition == 0
+    assert (plain.spec.condition, plain.spec.mapped) == (0, False)
     assert plain.batch(np.arange(3), DEVICE, torch.channels_last).c_BCHW is None
 
 
