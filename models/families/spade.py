@@ -95,9 +95,9 @@ class Network(nn.Module):
         while all(side % 2 == 0 and side > 4 for side in sides):
             sides = (sides[0] // 2, sides[1] // 2)
             widths.append(min(2 * widths[-1], 4 * config.width))
-        self.first = (widths[-1], *sides)
+        self.first, self.classes = (widths[-1], *sides), max(spec.classes, 1)
         numbers, mapped = widths[-1] * sides[0] * sides[1], 4 * spec.condition
-        self.conv_in = nn.Linear(config.style, numbers)
+        self.conv_in = nn.Linear(config.style + self.classes, numbers)
         levels = pairwise([widths[-1], *widths[::-1]])
         self.blocks = nn.ModuleList(Block(a, b, mapped) for a, b in levels)
         self.conv_out = nn.Conv2d(config.width, 4 * spec.channels, 3, padding=1)
@@ -109,12 +109,13 @@ class Network(nn.Module):
         )
 
     def forward(
-        self, c_BKHW: Tensor, noise_BZ: Tensor, x_BCHW: Tensor | None = None
+        self, c_BKHW: Tensor, y_B: Tensor, noise_BZ: Tensor, x_BCHW: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Paint maps in the style of images, or in that which the noise is.
 
         Args:
             c_BKHW: maps, one channel an id.
+            y_B: int64 labels, 0 where there are none.
             noise_BZ: standard normal.
             x_BCHW: images in [-1, 1], whose style is taken; None: the noise is the style.
 
@@ -128,7 +129,8 @@ class Network(nn.Module):
             style_BZ = mean_BZ + (log_var_BZ / 2).exp() * noise_BZ
             kl_B = (mean_BZ**2 + log_var_BZ.exp() - 1 - log_var_BZ).sum(1) / 2  # appendix A
         map_BKHW = F.pixel_unshuffle(c_BKHW, 2)
-        h_BCHW = self.conv_in(style_BZ).unflatten(1, self.first)
+        told = torch.cat([style_BZ, F.one_hot(y_B, self.classes).to(style_BZ.dtype)], dim=1)
+        h_BCHW = self.conv_in(told).unflatten(1, self.first)
         for number, block in enumerate(self.blocks):
             if number:
                 h_BCHW = F.interpolate(h_BCHW, scale_factor=2.0)
@@ -197,7 +199,7 @@ class Gaugan(Learner):
         discriminate, config = self.through["discriminator"], self.config
         x_BCHW, c_BKHW = batch.x_BCHW, cast(Tensor, batch.c_BCHW)
         noise_BZ = torch.randn(len(x_BCHW), config.style, device=x_BCHW.device)
-        fake_BCHW, kl_B = self.through["network"](c_BKHW, noise_BZ, x_BCHW)
+        fake_BCHW, kl_B = self.through["network"](c_BKHW, batch.labels_B, noise_BZ, x_BCHW)
         real, fake = (discriminate(c_BKHW, x)[0] for x in (x_BCHW, fake_BCHW.detach()))
         judged = (mean([F.relu(1 - r) for r in real]) + mean([F.relu(1 + f) for f in fake])).mean() / 2
         norm_d = self.descend(judged, "discriminator")
@@ -222,7 +224,7 @@ class Gaugan(Learner):
         """Paint the map of each source in a style that is drawn from the sample's own seed.
 
         Args:
-            y_B: not used; a map shows what it shows.
+            y_B: int64 labels; None where there are none.
             seeds_B: what each image's style is drawn from.
             sources: one batch of images with their maps.
 
@@ -232,7 +234,8 @@ class Gaugan(Learner):
         """
         c_BKHW = cast(Tensor, sources[0].c_BCHW)
         style_BZ = SampleNoise(seeds_B, c_BKHW.device).normal((self.config.style,))
-        x_BCHW = (self.network(c_BKHW, style_BZ)[0] * 127.5 + 127.5).round().clamp(0, 255)
+        painted_BCHW, _ = self.network(c_BKHW, Batch(c_BKHW, y_B).labels_B, style_BZ)
+        x_BCHW = (painted_BCHW * 127.5 + 127.5).round().clamp(0, 255)
         return x_BCHW.to(torch.uint8), mean(self.discriminator(c_BKHW, x_BCHW / 127.5 - 1)[0])
 
 

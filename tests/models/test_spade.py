@@ -9,9 +9,9 @@ from models.families.spade import Config
 from models.patches import GROUPS
 
 
-def make(size=8, channels=1, ids=2, **options):
+def make(size=8, channels=1, ids=2, classes=0, **options):
     torch.manual_seed(0)
-    spec = Spec(channels, size, size, 0, condition=ids, mapped=True)
+    spec = Spec(channels, size, size, classes, condition=ids, mapped=True)
     return spade.build(Config(**{"width": 16, "style": 4, **options}), spec)
 
 
@@ -65,11 +65,19 @@ def test_one_map_has_many_images(learnt):
 def test_an_image_s_own_style_gives_it_back(learnt):
     family, batch = learnt
     with torch.no_grad():
-        again_BCHW, kl_B = family.network(batch.c_BCHW, torch.zeros(32, 4), batch.x_BCHW)
+        again_BCHW, kl_B = family.network(batch.c_BCHW, batch.labels_B, torch.zeros(32, 4), batch.x_BCHW)
     light_B, wanted_B = (x.amax((1, 2, 3)) for x in (again_BCHW, batch.x_BCHW))
     bright_B = wanted_B > 0.6
     assert float(light_B[bright_B].mean() - light_B[~bright_B].mean()) > 0.3
     assert float(kl_B.min()) > 0
+
+
+def test_the_class_is_told_beside_the_style():
+    family, c_BKHW = make(classes=3), halves(3).c_BCHW[:1].expand(3, -1, -1, -1)
+    source = Batch(torch.zeros(3, 1, 8, 8), None, c_BKHW)
+    of_each, _ = family.sample(torch.arange(3), [7, 7, 7], [source])
+    assert not torch.equal(of_each[0], of_each[1])
+    assert torch.equal(family.sample(None, [7, 7, 7], [source])[0], of_each[:1].expand(3, -1, -1, -1))
 
 
 def test_normalisation_is_that_of_equation_1():
@@ -90,9 +98,9 @@ def test_normalisation_is_that_of_equation_1():
 def test_the_divergence_is_that_of_two_normal_distributions():
     batch, family = halves(4), make()
     with torch.no_grad():
-        _, kl_B = family.network(batch.c_BCHW, torch.zeros(4, 4), batch.x_BCHW)
+        _, kl_B = family.network(batch.c_BCHW, batch.labels_B, torch.zeros(4, 4), batch.x_BCHW)
         told_BZ = family.network.encoder(F.pixel_unshuffle(batch.x_BCHW, 2))
-        _, none_B = family.network(batch.c_BCHW, torch.zeros(4, 4))
+        _, none_B = family.network(batch.c_BCHW, batch.labels_B, torch.zeros(4, 4))
     own = torch.distributions.Normal(told_BZ[:, :4], (told_BZ[:, 4:] / 2).exp())
     plain = torch.distributions.Normal(torch.zeros(4), torch.ones(4))
     assert torch.allclose(kl_B, torch.distributions.kl_divergence(own, plain).sum(1), atol=1e-5)
