@@ -189,9 +189,13 @@ class Decision:
                     what = f"class {self.classes[label]!r}" if self.classes else "the set"
                     left = [row for row in self.left() if self.labels[row] == label]
                     groups = len(self.groups.members(left))
+                    told = ""
+                    if lost := [self.rejects[r] for r in sorted(self.rejects) if self.labels[r] == label]:
+                        why = ": ".join(filter(None, lost[0]))
+                        told = f"{len(lost)} more were rejected, the first as {why}. "
                     raise UserError(
                         f"preprocess.split: {what} has no image in {split}: "
-                        f"{len(left)} images in {groups} groups are too few for three splits.\n"
+                        f"{len(left)} images in {groups} groups are too few for three splits.\n{told}"
                         "Add images or groups of it, or remove the class. data/raw/rejects.parquet and "
                         "preprocess.group_by may say why there are so few."
                     )

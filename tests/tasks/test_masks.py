@@ -163,5 +163,12 @@ def test_a_mask_that_the_rule_does_not_map_is_put_aside_with_its_image(tmp_path)
     assert rejects(real) == {"a0/0.jpg": "unknown_id"}
     (row,) = pq.read_table(real / "rejects.parquet").to_pylist()
     assert "holds 255" in row["detail"]
+    files |= {
+        name: grey(np.full((60, 60), 9)) for name in files if name.startswith("a0/") and name.endswith("png")
+    }
+    with pytest.raises(
+        UserError, match=r"(?s)'a0' has no image.*5 more were rejected, the first as unknown_id: the"
+    ):
+        made(tmp_path, files, "all", {"pairs": "stem"}, **rule)
     with pytest.raises(UserError, match=r"(?s)none of 10 images.*Look at preprocess\.mask"):
         preprocessed(raw, tmp_path / "none", **{**rule, "mask": {"values": [3, 4]}})
