@@ -101,6 +101,9 @@ class Network(nn.Module):
         levels = pairwise([widths[-1], *widths[::-1]])
         self.blocks = nn.ModuleList(Block(a, b, mapped) for a, b in levels)
         self.conv_out = nn.Conv2d(config.width, 4 * spec.channels, 3, padding=1)
+        # Four folded pixels start alike, or a checkerboard would have to be unlearnt (Aitken et al. 2017).
+        for weight in self.conv_out.parameters():
+            weight.data = weight.data[::4].repeat_interleave(4, dim=0)
         self.encoder = nn.Sequential(
             convolution(4 * spec.channels, config.width, normed=False),
             *(convolution(a, b, stride=2) for a, b in pairwise(widths)),

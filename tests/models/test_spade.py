@@ -80,6 +80,14 @@ def test_the_class_is_told_beside_the_style():
     assert torch.equal(family.sample(None, [7, 7, 7], [source])[0], of_each[:1].expand(3, -1, -1, -1))
 
 
+def test_an_untrained_network_paints_no_checkerboard():
+    family, batch = make(16, 3), halves(4, 16)
+    with torch.no_grad():
+        x_BCHW, _ = family.network(batch.c_BCHW, batch.labels_B, torch.randn(4, 4))
+    assert torch.equal(x_BCHW, F.interpolate(x_BCHW[..., ::2, ::2], scale_factor=2.0))
+    assert float(x_BCHW[..., ::2, ::2].diff().abs().min()) > 0
+
+
 def test_normalisation_is_that_of_equation_1():
     torch.manual_seed(0)
     layer = spade.Spade(16, 3)
