@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tasks.errors import UserError
+from tasks.imaging import fit
 from tasks.masks import Unmapped, mapped, read
 from tasks.params import Mask, PreprocessParams
 from tasks.shards import Shards
@@ -137,6 +138,14 @@ def test_a_mask_stays_on_what_it_marks(tmp_path, how):
         assert set(np.unique(ids)) <= {0, 1}
         bright, marked, both = bright + image.sum(), marked + ids.sum(), both + (image & (ids == 1)).sum()
     assert both > 0.95 * max(bright, marked)  # with each cell's first pixel, not its middle: 0.91 and 0.82
+
+
+@pytest.mark.parametrize("how", ["cover", "contain"])
+@pytest.mark.parametrize("shape", [(70, 90), (9, 7)])
+def test_resizing_makes_no_id_that_was_not_there(how, shape):
+    ids_HWC = np.random.default_rng(0).choice(np.array([0, 7, 20], np.uint8), (*shape, 1))
+    assert set(np.unique(fit(ids_HWC, 16, how, ids=True))) == {0, 7, 20}
+    assert len(np.unique(fit(ids_HWC, 16, how))) > 3
 
 
 def test_halves_may_hold_a_mask(tmp_path):
