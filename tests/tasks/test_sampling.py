@@ -99,6 +99,13 @@ def test_a_sample_names_its_sources_and_keeps_what_was_shown_of_them(made, tmp_p
         assert Shards.open(folder).condition == making.CONDITION
 
 
+def test_maps_of_other_ids_are_no_sources(tmp_path):
+    real = Shards.open(making.real(tmp_path / "train", 2, seed=1, condition=True))
+    facts = {"classes": making.CLASSES, "condition": {**making.CONDITION, "channels": 3, "ids": 3}}
+    with pytest.raises(UserError, match=r"colours of 2 ids, but the checkpoint .* colours of 3 ids"):
+        planning.check_sources([1, 1, 1], real, facts)
+
+
 def test_another_seed_draws_other_images(made, tmp_path):
     draws = [Shards(draw_all(tmp_path / str(s), *made, seed=s)[1], {}) for s in (1, 2)]
     one, other = (list(d.folder.iterdir()) for d in draws)
