@@ -107,7 +107,8 @@ class Examiner:
         return features_MD[rows], y_M[rows]
 
     @cached_property
-    def _judge(self) -> Any:
+    def judge(self) -> Any:
+        """The judge, on the device."""
         return self.reference.judge(self.device)
 
     def examine(self, x_NCHW: np.ndarray, y_N: np.ndarray | None) -> dict[str, float | None]:
@@ -122,7 +123,7 @@ class Examiner:
                 their own fifth neighbour (coverage: Naeem et al. 2020), averaged over classes.
             Each is None where there are too few images to tell.
         """
-        said = measure(self._judge, x_NCHW, self.device, self.reference.facts)
+        said = measure(self.judge, x_NCHW, self.device, self.reference.facts)
         real_MD, real_y_M = self._real
         if y_N is None:
             y_N, real_y_M = np.zeros(len(x_NCHW), int), np.zeros(len(real_MD), int)

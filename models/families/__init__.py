@@ -94,6 +94,9 @@ class Family(Protocol):
     gives what it looks at, uint8 (B, 1 or 3, H, W): the first source then comes with that as its
     condition, and it is kept as the samples'.
 
+    One that selects among its own samples has `heed(judge)`: where there are classes, training hands it
+    the judge that calibrate fitted, before `finish`, and it keeps the weights with its own.
+
     Each module in this package also defines `Config` (a frozen pydantic model with an `lr`) and
     `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the
     limit if the family cannot make images of that spec.

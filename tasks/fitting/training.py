@@ -58,6 +58,7 @@ class Training:
                 f"params.yaml: train.batch: {self.batch_size} images can't be shared out equally among "
                 f"machine.devices: {self.fabric.world_size}."
             )
+        self.judge: Any = None  # of a family that selects by it
         self.images = 0
         self.curve: list[dict[str, float]] = []
         self.recent: list[dict[str, float]] = []
@@ -153,6 +154,8 @@ class Training:
         family = self.device.place(self.build())
         family.load_state_dict(self.family.state_dict())
         self.ema.copy_to(family.network)
+        if self.judge is not None and hasattr(family, "heed"):
+            family.heed(self.judge)
         torch.manual_seed(self.params.seed)
         family.eval().finish(self.passes())
         return family
