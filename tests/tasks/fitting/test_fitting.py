@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models.families import class_of
 from tasks import fitting
@@ -226,3 +227,14 @@ def test_a_training_that_was_stopped_before_it_was_sealed_is_not_done_again(tmp_
     (out / fitting.CHECKPOINT).unlink()
     with pytest.raises(pytest.fail.Exception):
         train(tmp_path / "work", *labelled, LEARNER)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_family_that_selects_is_handed_the_judge_where_there_are_classes(tmp_path, split):
+    kind, real, reference = split
+    out = load_file(train(tmp_path / "work", real, reference, "breed") / "model.safetensors")
+    kept = {k.removeprefix("judge."): v for k, v in out.items() if k.startswith("judge.")}
+    assert bool(out["heeded"]) is (kind == "labelled")
+    assert bool(kept) is (kind == "labelled")
+    judge = load_file(reference / "judge.safetensors")
+    assert all(torch.equal(v, judge[k]) for k, v in kept.items())
