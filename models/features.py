@@ -37,6 +37,12 @@ def normalised(x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW + 1) / 2).expand(-1, 3, -1, -1).sub(mean).div(std)
 
 
+def gram(h_BCHW: Tensor) -> Tensor:
+    """Which features occur together, wherever they do: (B, C, C) (Gatys et al. 2016, eq. 3, over H W)."""
+    h_BCN = h_BCHW.flatten(2).float()
+    return h_BCN @ h_BCN.mT / h_BCN.shape[2]
+
+
 def maps(x_BCHW: Tensor) -> list[Tensor]:
     """Features (B, C, H, W) of images in [-1, 1], from the stem, which halves the sides, to the coarsest.
 
@@ -66,6 +72,7 @@ def require() -> None:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)
 def network(device: torch.device) -> Any:
     """EfficientNet-Lite0 with its ImageNet weights, frozen. Raises ValueError as `require`."""
     require()

@@ -97,7 +97,7 @@ class Family(Protocol):
     One that selects among its own samples has `heed(judge)`: where there are classes, training hands it
     the judge that calibrate fitted, before `finish`, and it keeps the weights with its own.
 
-    Each module in this package also defines `Config` (a frozen pydantic model with an `lr`) and
+    Each module in this package also defines `Config` (a frozen pydantic model, with an `lr` if it trains) and
     `build(config: Config, spec: Spec) -> Family`, which raises `ValueError` naming the
     limit if the family cannot make images of that spec.
     """

@@ -1,16 +1,13 @@
-"""Textures from an exemplar, by image quilting (Efros & Freeman 2001, SIGGRAPH, section 2).
+"""Textures from an exemplar: nothing is trained, a source is its own exemplar.
 
-A texture is laid out of overlapping square blocks of its exemplar, row by row. Each block is one of those
-that agree best with what is there already, and where it overlaps, it is cut along the path of least
-difference. All that decides is counted in whole numbers, so a texture is the same on any device and in
-any batch. Nothing is trained: a source is its own exemplar.
+By image quilting (Efros & Freeman 2001; `models/quilting.py`): blocks of the exemplar are laid anew. Or by
+optimisation (Gatys et al. 2015, arXiv 1505.07376): from noise, until features of a network that was trained
+on photographs occur together as they do in the exemplar.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Sequence
-from itertools import product
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models import features
 from models.families import Alarm, Batch, Spec
 from models.noise import SampleNoise
+from models.quilting import block_side, quilt
 
-AT_ONCE = 1 << 24  # numbers of candidate blocks that are held at once
-EDGES = ("left", "top", "right", "bottom")
+LEAST = 16  # pixels a side that an exemplar needs, for features that see an eighth of them
+FINE = 4 / 127.5  # deviation of the noise in patches that is too little to count
+PATCH = 5  # pixels a side that are compared as they are
+AROUND = 16  # pixels of the opposite edge that are seen beside a tileable texture's own
 
 
 class Config(BaseModel):
-    """What is taken from a source, and how a texture is laid out of it.
+    """What is taken from a source, and how a texture is made of it.
 
+    method: `quilting`, or `optimise`, which copies nothing, takes far longer, and needs the packages of the
+        extra `features`.
     exemplar: side of what a source gives, as a share of its own. Below 1 it is a square at a place that the
         seed decides, and the texture is so many times larger than its exemplar.
     block: pixels a side of a block: larger than the texture's elements. null: a quarter of the exemplar.
@@ -35,222 +38,107 @@ class Config(BaseModel):
     candidates: blocks of an exemplar, chosen by the seed, among which each is looked for.
     tolerance: how much worse than the best a block may agree; among those the seed chooses.
     tileable: make opposite edges match, so that the texture can be laid beside itself.
+    steps: of `optimise`; block, overlap, candidates and tolerance are of `quilting`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: Literal["quilting", "optimise"] = "quilting"
     exemplar: float = Field(1.0, gt=0, le=1)
     block: int | None = Field(None, ge=4, le=128)
     overlap: float = Field(0.25, gt=0, le=0.5)
     candidates: int = Field(256, ge=1, le=65_536)
     tolerance: float = Field(0.1, ge=0)
     tileable: bool = False
+    steps: int = Field(150, ge=1, le=100_000)
 
 
-def quilt(
-    x_BCHW: Tensor, seeds_B: list[int], height: int, width: int, config: Config | None = None
+class Statistics:
+    """What of an exemplar (1, C, H, W) in [-1, 1] a texture is to have: what occurs together, wherever."""
+
+    def __init__(self, x_BCHW: Tensor) -> None:
+        self.mean_BC11 = x_BCHW.mean((2, 3), keepdim=True)
+        patches_BPN = F.unfold(x_BCHW - self.mean_BC11, PATCH)
+        covariance_BPP = patches_BPN @ patches_BPN.mT / patches_BPN.shape[2]
+        unit_PP = torch.eye(covariance_BPP.shape[1], device=x_BCHW.device)
+        self.spread_BPP = torch.linalg.cholesky(covariance_BPP + FINE**2 * unit_PP)
+        self.grams = [features.gram(h) for h in self.seen(x_BCHW)]
+
+    def seen(self, x_BCHW: Tensor) -> list[Tensor]:
+        """What of images is compared, (B, ., H, W) each: patches of pixels, and features.
+
+        The network sees pixels two by two, and would leave the noise in them. So patches are told in numbers
+        that all vary alike in the exemplar, where the least noise counts.
+        """
+        patches_BPN = F.unfold(x_BCHW - self.mean_BC11, PATCH)
+        alike_BPN = torch.linalg.solve_triangular(self.spread_BPP, patches_BPN, upper=False)
+        return [alike_BPN[..., None], *features.maps(x_BCHW)]
+
+    def missed(self, x_BCHW: Tensor, tileable: bool = False) -> Tensor:
+        """The loss of images: the share of Gram matrices that they miss, the mean over layers (B,)."""
+        if tileable:
+            around = min(AROUND, *x_BCHW.shape[2:])
+            x_BCHW = F.pad(x_BCHW, (around, around, around, around), mode="circular")
+        found = zip((features.gram(h) for h in self.seen(x_BCHW)), self.grams, strict=True)
+        each = [(a - b).square().sum((1, 2)) / b.square().sum((1, 2)).clamp(min=1e-12) for a, b in found]
+        return torch.stack(each).mean(0)
+
+
+def optimise(
+    x_BCHW: Tensor, seeds_B: list[int], height: int, width: int, steps: int = 150, tileable: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Quilt a texture of any size out of each exemplar.
+    """Make a texture of any size whose Gram matrices are those of each exemplar, from noise.
+
+    The loss is that of Gatys et al. 2015 (in their paper of 2016, eq. 3 to 5), each layer's weight being
+    such that it counts the share of the exemplar's that is missed; descent is by L-BFGS, as theirs. One
+    texture is made after the other, so that none depends on those beside it.
 
     Args:
-        x_BCHW: uint8 exemplars, used whole, whatever `config.exemplar` says.
-        seeds_B: what each texture's blocks are chosen by.
+        x_BCHW: uint8 exemplars.
+        seeds_B: what each texture's first noise is drawn from.
         height, width: of the textures in pixels, larger than the exemplars or not.
 
     Returns:
-        uint8 textures (B, C, height, width), and minus the root mean square difference along their cuts
-        (B,), in grey levels: 0 where no seam can show.
+        uint8 textures (B, C, height, width), and minus the loss that is left (B,).
 
     Raises:
-        ValueError: the blocks are not smaller than the exemplar, or larger than the texture.
+        ValueError: an exemplar is under 16 pixels a side, or the packages of `features` are absent.
     """
-    config = config or Config()
-    block = block_side(x_BCHW.shape[2], x_BCHW.shape[3], config)
-    if block > min(height, width):
-        raise ValueError(f"a texture of {height} x {width} pixels is smaller than its blocks of {block}")
-    layout, noise = Layout(height, width, block, config), SampleNoise(seeds_B, x_BCHW.device)
-    down, right = (side - block + 1 for side in x_BCHW.shape[2:])
-    order_BK = noise.uniform((down * right,)).argsort(dim=1, stable=True)[:, : config.candidates]
-    chance_BN = noise.uniform((layout.count,))
-    group = max(1, AT_ONCE // (order_BK.shape[1] * x_BCHW.shape[1] * block**2))
-    with torch.autocast(x_BCHW.device.type, enabled=False):
-        parts = [
-            layout.fill(blocks(x, order.div(right, rounding_mode="floor"), order % right, block), chance)
-            for x, order, chance in zip(
-                x_BCHW.split(group), order_BK.split(group), chance_BN.split(group), strict=True
-            )
-        ]
-    textures, scores = zip(*parts, strict=True)
-    return torch.cat(textures), torch.cat(scores)
+    require(x_BCHW.shape[2], x_BCHW.shape[3])
+    device, made, scores = x_BCHW.device, [], []
+    noise_BCHW = SampleNoise(seeds_B, device).normal((x_BCHW.shape[1], height, width)) / 4
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        for known_CHW, noise_CHW in zip(x_BCHW, noise_BCHW, strict=True):
+            wanted = Statistics(known_CHW[None].float() / 127.5 - 1)
+            x_1CHW = (wanted.mean_BC11 + noise_CHW).requires_grad_()
+            descend(x_1CHW, partial(wanted.missed, tileable=tileable), steps)
+            made.append((x_1CHW.detach() * 127.5 + 127.5).round().clamp(0, 255))
+            scores.append(-wanted.missed(made[-1] / 127.5 - 1, tileable).detach())
+    return torch.cat(made).to(torch.uint8), torch.cat(scores)
 
 
-def block_side(height: int, width: int, config: Config) -> int:
-    """Pixels a side of an exemplar's blocks. Raises ValueError if they are not smaller than it is."""
-    least = min(height, width)
-    block = config.block or max(4, least // 4)
-    if block >= least:
+def descend(x: Tensor, loss: Callable[[Tensor], Tensor], steps: int) -> None:
+    """Change `x`, in place, so that its loss (1,) falls: at most so many steps of L-BFGS."""
+    descent = torch.optim.LBFGS(
+        [x], max_iter=steps, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        value = loss(x).sum()
+        (x.grad,) = torch.autograd.grad(value, x)
+        return value
+
+    descent.step(closure)
+
+
+def require(height: int, width: int) -> None:
+    """Raise ValueError unless such exemplars can be optimised for, here."""
+    features.require()
+    if min(height, width) < LEAST:
         raise ValueError(
-            f"an exemplar of {height} x {width} pixels allows no texture out of blocks of {block}: "
-            "lower `block`, or give a larger exemplar"
+            f"an exemplar of {height} x {width} pixels allows no texture by optimisation, which needs "
+            f"{LEAST} a side: give a larger exemplar, or `method: quilting`"
         )
-    return block
-
-
-def blocks(x_BCHW: Tensor, top_BM: Tensor, left_BM: Tensor, block: int) -> Tensor:
-    """The blocks at these corners of each uint8 exemplar, as whole numbers around 0: (B, M, C, b, b)."""
-    B, C, H, W = x_BCHW.shape
-    image_B, plane_C, place = (torch.arange(n, device=x_BCHW.device) for n in (B, C, block))
-    corner_BM = image_B[:, None] * (C * H * W) + top_BM * W + left_BM
-    pixel_Chw = plane_C[:, None, None] * (H * W) + place[:, None] * W + place
-    # From flat numbers it takes a sixth of the time that indexing by rows and columns does.
-    at = (corner_BM.int().flatten()[:, None] + pixel_Chw.int().flatten()).flatten()
-    return (x_BCHW.float() - 128).flatten().index_select(0, at).view(B, -1, C, block, block)
-
-
-def starts(length: int, block: int, overlap: int, tileable: bool) -> list[int]:
-    """Where blocks begin along one side of a texture, so that each overlaps the next by so much or more."""
-    step = block - overlap
-    if tileable:
-        count = math.ceil(length / step)
-        return [n * length // count for n in range(count)]
-    return [n * step for n in range(math.ceil((length - block) / step) + 1)]
-
-
-class Layout:
-    """Where the blocks of a texture lie, and in which order they are laid.
-
-    Blocks that do not touch are laid at once: of each row, those two places behind the row above. That is
-    the paper's raster order, as far as any block can tell. A tileable texture is laid block by block, since
-    its last column meets its first.
-    """
-
-    def __init__(self, height: int, width: int, block: int, config: Config) -> None:
-        self.height, self.width, self.block, self.tolerance = height, width, block, config.tolerance
-        self.overlap, self.tileable = min(max(1, round(config.overlap * block)), block // 2), config.tileable
-        self.tops, self.lefts = (starts(side, block, self.overlap, self.tileable) for side in (height, width))
-        self.canvas = (height, width)
-        if not self.tileable:
-            self.canvas = (self.tops[-1] + block, self.lefts[-1] + block)  # cut off at the end
-        behind, waves = len(self.lefts) if self.tileable else 2, defaultdict(list)
-        for row, column in product(range(len(self.tops)), range(len(self.lefts))):
-            waves[column + behind * row].append((row, column))
-        self.waves: list[list[tuple[int, int]]] = [waves[n] for n in sorted(waves)]
-
-    @property
-    def count(self) -> int:
-        """How many blocks there are."""
-        return len(self.tops) * len(self.lefts)
-
-    def meets(self, edge: str, row: int, column: int) -> bool:
-        """Whether the block at this place overlaps, at one of its edges, what is there before it."""
-        if edge in ("left", "top"):
-            return (column if edge == "left" else row) > 0
-        last = column == len(self.lefts) - 1 if edge == "right" else row == len(self.tops) - 1
-        return self.tileable and last
-
-    def strip(self, t: Tensor, edge: str) -> Tensor:
-        """The part of blocks (..., b, b) that overlaps at an edge: (..., along it, across it), a view."""
-        lies_down = edge in ("top", "bottom")
-        at = {"right": self.width - self.lefts[-1], "bottom": self.height - self.tops[-1]}.get(edge, 0)
-        return (t.mT if lies_down else t)[..., at : at + self.overlap]
-
-    def fill(self, blocks_BMChw: Tensor, chance_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay each texture out of its own blocks, chosen by uniform numbers, one a place.
-
-        Returns uint8 textures (B, C, height, width), and minus the difference along their cuts (B,).
-        """
-        B, M, C, side = blocks_BMChw.shape[:4]
-        device = blocks_BMChw.device
-        blocks_BMChw = blocks_BMChw.to(exact(C * side * self.overlap))
-        canvas_BCHW = blocks_BMChw.new_zeros(B, C, *self.canvas)
-        known: dict[str, Tensor] = {}
-        own_B1, place = torch.arange(B, device=device)[:, None], torch.arange(side, device=device)
-        seams_B, cuts, laid = torch.zeros(B, dtype=torch.float64, device=device), 0, 0
-        for wave in self.waves:
-            W = len(wave)
-            corner_2W = torch.tensor([[self.tops[r], self.lefts[c]] for r, c in wave], device=device).T
-            rows, columns = corner_2W[..., None] + place
-            at = (
-                slice(None),
-                slice(None),
-                rows[:, :, None] % self.canvas[0],
-                columns[:, None] % self.canvas[1],
-            )
-            there_BWChw = canvas_BCHW[at].transpose(1, 2)
-            met = {e: [self.meets(e, *where) for where in wave] for e in EDGES}
-            met_W = {e: torch.tensor(found, device=device) for e, found in met.items() if any(found)}
-            error_BWM = torch.zeros(B, W, M, dtype=torch.float64, device=device)
-            for edge, meets_W in met_W.items():
-                if edge not in known:
-                    known[edge] = self.strip(blocks_BMChw, edge).flatten(2)
-                error_BWM += apart(self.strip(there_BWChw, edge).flatten(2), known[edge]) * meets_W[:, None]
-            chosen_BW = choose(error_BWM, chance_BN[:, laid : laid + W], self.tolerance)
-            laid += W
-            new_BWChw = blocks_BMChw[own_B1, chosen_BW]
-            takes_BWhw = self.within(wave, rows, columns).expand(B, -1, -1, -1).clone()
-            for edge, meets_W in met_W.items():
-                strip_BWlo = self.strip((new_BWChw - there_BWChw).square().sum(2), edge)
-                path_BWl, cost_BW = cut(strip_BWlo)
-                across = torch.arange(self.overlap, device=device)
-                path_BWl1 = path_BWl[..., None]
-                inner = across >= path_BWl1 if edge in ("left", "top") else across <= path_BWl1
-                self.strip(takes_BWhw, edge).logical_and_(inner | ~meets_W[:, None, None])
-                seams_B += (cost_BW * meets_W).sum(1)
-                cuts += sum(met[edge])
-            canvas_BCHW[at] = torch.where(takes_BWhw[:, :, None], new_BWChw, there_BWChw).transpose(1, 2)
-        x_BCHW = (canvas_BCHW[..., : self.height, : self.width] + 128).to(torch.uint8)
-        return x_BCHW, -(seams_B / max(cuts * side * C, 1)).sqrt().float()
-
-    def within(self, wave: list[tuple[int, int]], rows: Tensor, columns: Tensor) -> Tensor:
-        """Which pixels of blocks (W, b, b) the texture has: at an edge, as far as they meet the other one."""
-        over = [[self.overlap * self.meets(e, *where) for where in wave] for e in ("bottom", "right")]
-        down_W, right_W = torch.tensor(over, device=rows.device)
-        return (rows < self.canvas[0] + down_W[:, None])[:, :, None] & (
-            columns < self.canvas[1] + right_W[:, None]
-        )[:, None]
-
-
-def exact(numbers: int) -> torch.dtype:
-    """What holds the sum of so many products of whole numbers from -128 to 127, in whichever order."""
-    return torch.float32 if numbers * 128**2 <= 1 << 24 else torch.float64
-
-
-def apart(there_BWn: Tensor, known_BMn: Tensor) -> Tensor:
-    """Squared differences (B, W, M), float64, of whole numbers that are exact in their own dtype."""
-    squares_BW, squares_BM = (torch.linalg.vecdot(each, each).double() for each in (there_BWn, known_BMn))
-    product_BWM = torch.bmm(there_BWn, known_BMn.mT).double()
-    return squares_BW[..., None] - 2 * product_BWM + squares_BM[:, None]
-
-
-def choose(error_BWM: Tensor, chance_BW: Tensor, tolerance: float) -> Tensor:
-    """For each place a candidate (B, W) whose error is near the least, by a uniform number.
-
-    The least is that of candidates that differ at all: one that merely goes on where its neighbour came
-    from would otherwise always be alone, and the texture a copy.
-    """
-    least_BW1 = error_BWM.masked_fill(error_BWM == 0, torch.inf).amin(2, keepdim=True)
-    rank_BWM = (error_BWM <= (1 + tolerance) * least_BW1).cumsum(2)
-    many_BW = rank_BWM[..., -1]
-    which_BW = (chance_BW * many_BW).long().clamp(max=many_BW - 1)
-    return (rank_BWM <= which_BW[..., None]).sum(2)
-
-
-def cut(error: Tensor) -> tuple[Tensor, Tensor]:
-    """The path along an overlap (..., L, O) on which the errors sum to least, and that sum.
-
-    Dynamic programming (section 2.1): E_ij = e_ij + min(E_i-1,j-1, E_i-1,j, E_i-1,j+1). The path is a place
-    across the overlap for each place along it, (..., L); the leftmost of equals. The sum is (...).
-    """
-    rows = [error[..., 0, :]]
-    for step in error.unbind(-2)[1:]:
-        before = F.pad(rows[-1], (1, 1), value=torch.inf)
-        rows.append(step + torch.minimum(torch.minimum(before[..., :-2], before[..., 2:]), rows[-1]))
-    across, cost = torch.arange(error.shape[-1], device=error.device), rows[-1].amin(-1)
-    path = [rows[-1].argmin(-1)]
-    for sums in rows[-2::-1]:
-        far = (across - path[-1][..., None]).abs() > 1
-        path.append(sums.masked_fill(far, torch.inf).argmin(-1))
-    return torch.stack(path[::-1], -1), cost
 
 
 class Texture(nn.Module):
@@ -295,16 +183,21 @@ class Texture(nn.Module):
             sources: one batch of images.
 
         Returns:
-            uint8 images (B, C, H, W), and as `quilt` what shows of their seams (B,): 0 is best.
+            uint8 images (B, C, H, W), and the score (B,) of `quilt` or `optimise`: 0 is best.
         """
         x_BCHW = (sources[0].x_BCHW * 127.5 + 127.5).round().to(torch.uint8)
-        exemplars_BCHW = exemplars(x_BCHW, seeds_B, self.config)
-        return quilt(exemplars_BCHW, seeds_B, self.spec.height, self.spec.width, self.config)
+        exemplars_BCHW = exemplars(x_BCHW, seeds_B, self.config.exemplar)
+        asked, config = (exemplars_BCHW, seeds_B, self.spec.height, self.spec.width), self.config
+        if config.method == "optimise":
+            return optimise(*asked, config.steps, config.tileable)
+        return quilt(
+            *asked, config.block, config.overlap, config.candidates, config.tolerance, config.tileable
+        )
 
 
-def exemplars(x_BCHW: Tensor, seeds_B: list[int], config: Config) -> Tensor:
-    """Of each image a part of the share `config.exemplar`, at a place that its seed decides."""
-    H, W = (round(config.exemplar * side) for side in x_BCHW.shape[2:])
+def exemplars(x_BCHW: Tensor, seeds_B: list[int], share: float) -> Tensor:
+    """Of each image a part of this share of its sides, at a place that its seed decides."""
+    H, W = (round(share * side) for side in x_BCHW.shape[2:])
     free_2 = torch.tensor([x_BCHW.shape[2] - H + 1, x_BCHW.shape[3] - W + 1])
     corner_B2 = (SampleNoise(seeds_B).uniform((2,)) * free_2).long().minimum(free_2 - 1)
     placed = zip(x_BCHW, corner_B2.tolist(), strict=True)
@@ -314,8 +207,13 @@ def exemplars(x_BCHW: Tensor, seeds_B: list[int], config: Config) -> Tensor:
 def build(config: Config, spec: Spec) -> Texture:
     """Make the family.
 
-    Raises ValueError unless the sides are from 8 to 256, and an exemplar is larger than its blocks.
+    Raises ValueError unless the sides are from 8 to 256, an exemplar is larger than its blocks, or large
+    enough to be optimised for, and the packages are here that this needs.
     """
     spec.demand("texture")
-    block_side(round(config.exemplar * spec.height), round(config.exemplar * spec.width), config)
+    H, W = (round(config.exemplar * side) for side in (spec.height, spec.width))
+    if config.method == "optimise":
+        require(H, W)
+    else:
+        block_side(H, W, config.block)
     return Texture(config, spec)

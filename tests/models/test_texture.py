@@ -1,152 +1,15 @@
-"""Image quilting: what a texture is made of, where it is cut, and that its seams are worth it."""
+"""Textures of sources: what they are made of, and what an exemplar does not allow."""
 
-from itertools import pairwise, product
+import re
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
+from models import features
 from models.families import Batch, Spec, texture
-from models.families.texture import Config, cut, quilt
-
-
-def waves(count=2, size=32, channels=3):
-    """uint8 images of soft waves, each of its own direction and length, with a little noise."""
-    generator = torch.Generator().manual_seed(2)
-    place = torch.arange(size, dtype=torch.float32)
-    found = []
-    for n in range(count):
-        one = torch.sin(place[:, None] * (0.5 + n % 3 / 10) + place * 0.3)
-        other = torch.sin(place * (0.6 - n % 4 / 10) - place[:, None] * 0.2)
-        found.append((128 + 45 * (one + other)).expand(channels, -1, -1))
-    noise = torch.randint(-3, 4, (count, channels, size, size), generator=generator)
-    return (torch.stack(found) + noise).to(torch.uint8)
-
-
-def jump(x_BCHW):
-    """Mean square difference of neighbouring pixels, (B,)."""
-    x = x_BCHW.double()
-    return sum((a - b).square().mean((1, 2, 3)) for a, b in (
-        (x[:, :, 1:], x[:, :, :-1]), (x[..., 1:], x[..., :-1])
-    ))  # fmt: skip
-
-
-def random_placement(x_BCHW, block=8):
-    """Blocks of each image from anywhere, side by side: the paper's figure 2 (a)."""
-    generator = torch.Generator().manual_seed(0)
-    found = torch.empty_like(x_BCHW)
-    for image, result in zip(x_BCHW, found, strict=True):
-        for top, left in product(range(0, image.shape[1], block), range(0, image.shape[2], block)):
-            r, c = torch.randint(image.shape[1] - block + 1, (2,), generator=generator).tolist()
-            result[:, top : top + block, left : left + block] = image[:, r : r + block, c : c + block]
-    return found
-
-
-def test_seams_cost_less_than_those_of_random_placement():
-    x = waves(6)
-    quilted, score = quilt(x, list(range(6)), 32, 32)
-    anywhere, cut_only = quilt(x, list(range(6)), 32, 32, Config(tolerance=1e12))
-    assert (score > cut_only / 3).all()
-    excess = [float((jump(made) - jump(x)).mean()) for made in (quilted, anywhere, random_placement(x))]
-    assert excess[0] < min(excess[1:]) / 10
-
-
-errors = st.integers(1, 4).flatmap(
-    lambda wide: st.lists(st.lists(st.integers(0, 9), min_size=wide, max_size=wide), min_size=1, max_size=5)
-)
-
-
-@given(errors)
-def test_the_cut_is_the_cheapest_of_all_paths(error):
-    e = torch.tensor(error, dtype=torch.float32)
-    paths = [
-        p for p in product(range(e.shape[1]), repeat=len(e)) if all(abs(a - b) <= 1 for a, b in pairwise(p))
-    ]
-    path, cost = cut(e[None])
-    assert float(cost) == min(sum(error[n][at] for n, at in enumerate(p)) for p in paths)
-    assert tuple(path[0].tolist()) in paths
-    assert sum(error[n][at] for n, at in enumerate(path[0].tolist())) == float(cost)
-
-
-def test_a_block_is_one_of_those_within_the_tolerance_of_the_best():
-    error = torch.tensor([[[4.0, 10.0, 11.0, 12.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]]], dtype=torch.float64)
-    error[0, 0, 0] = 10.0
-    chosen = [texture.choose(error, torch.tensor([[n / 100, n / 100]]), 0.1)[0].tolist() for n in range(100)]
-    assert {a for a, _ in chosen} == {0, 1, 2, 4}  # also one that merely goes on as its neighbour does
-    assert {b for _, b in chosen} == {0, 1, 2, 3, 4}
-
-
-@pytest.mark.parametrize("tileable", [False, True])
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (45, 70), (9, 33)])
-def test_a_texture_of_any_size_is_made_of_its_exemplar_alone(height, width, tileable):
-    x = torch.stack([torch.full((3, 16, 16), 10), torch.full((3, 16, 16), 250)]).to(torch.uint8)
-    x[:, :, ::2] += 3
-    made, _ = quilt(x, [1, 2], height, width, Config(block=6, tileable=tileable))
-    assert made.shape == (2, 3, height, width)
-    assert set(made[0].flatten().tolist()) == {10, 13}
-    assert set(made[1].flatten().tolist()) == {250, 253}
-
-
-def test_every_pixel_stands_where_it_stood_in_some_block():
-    """Pixels of one exemplar are all different, so each tells where it was; neighbours mostly agree."""
-    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    made, _ = quilt(x, [3], 40, 40, Config(block=8))
-    right = made[0, 0, :, 1:].int() - made[0, 0, :, :-1].int()
-    assert float((right == 1).float().mean()) > 0.7
-
-
-@pytest.mark.parametrize("lies_down", [False, True])
-def test_along_the_cut_one_block_gives_way_to_the_next(lies_down):
-    """Of two blocks with an overlap of 4: the first one's pixels, then the second one's, at least cost."""
-    x = torch.randperm(256, generator=torch.Generator().manual_seed(1)).to(torch.uint8).view(1, 1, 16, 16)
-    shape, config = (12, 8) if lies_down else (8, 12), Config(block=8, overlap=0.5)
-    windows = x[0, 0].unfold(0, 8, 1).unfold(1, 8, 1).flatten(0, 1)
-    windows, bends = windows.mT if lies_down else windows, 0
-    for made, score in zip(*quilt(x.repeat(6, 1, 1, 1), list(range(6)), *shape, config), strict=True):
-        made = made[0].T if lies_down else made[0]
-        before = next(w for w in windows if torch.equal(w[:, :4], made[:, :4]))
-        after = next(w for w in windows if torch.equal(w[:, 4:], made[:, 8:]))
-        path, cost = cut((before[:, 4:].double() - after[:, :4].double()).square())
-        for row, at in enumerate(path.tolist()):
-            assert torch.equal(made[row, : 4 + at], before[row, : 4 + at])
-            assert torch.equal(made[row, 4 + at :], after[row, at:])
-        assert float(score) == pytest.approx(-(float(cost / 8) ** 0.5))
-        bends += int(path.max() > path.min())
-    assert bends
-
-
-def test_opposite_edges_of_a_tile_match():
-    x = waves(6)
-    wrap = []
-    for tileable in (False, True):
-        made, _ = quilt(x, list(range(6)), 44, 44, Config(tileable=tileable))
-        beside = torch.cat([made, made], 3)[..., 43:45].double()
-        below = torch.cat([made, made], 2)[:, :, 43:45].double()
-        wrap.append(torch.stack([beside.diff(dim=3).square().mean(), below.diff(dim=2).square().mean()]))
-        inner = jump(made).mean() / 2
-    assert (wrap[1] < 1.5 * inner).all()
-    assert (wrap[1] < wrap[0] / 1.5).all()
-
-
-def test_a_texture_does_not_depend_on_its_neighbours_nor_on_how_many_are_made_at_once(monkeypatch):
-    x, seeds = waves(5), [5, 6, 7, 8, 2**40]
-    made, score = quilt(x, seeds, 40, 24)
-    with torch.autocast("cpu", torch.bfloat16):
-        alone, own = quilt(x[4:], seeds[4:], 40, 24)
-    assert torch.equal(alone[0], made[4])
-    assert own[0] == score[4]
-    monkeypatch.setattr(texture, "AT_ONCE", 1)
-    assert torch.equal(quilt(x, seeds, 40, 24)[0], made)
-    assert not torch.equal(quilt(x, seeds[::-1], 40, 24)[0], made)
-
-
-@pytest.mark.parametrize("numbers", [12, 1024, 1025, 6144])
-def test_blocks_are_told_apart_to_the_last_digit(numbers):
-    known = torch.randint(100, 128, (2, 3, numbers), generator=torch.Generator().manual_seed(0))
-    there = -known[:, :2] - 1
-    found = texture.apart(*(x.to(texture.exact(numbers)) for x in (there, known)))
-    assert torch.equal(found.long(), (there[:, :, None] - known[:, None]).square().sum(-1))
+from models.families.texture import Config, optimise
+from tests.house import ROOT
+from tests.models.test_quilting import jump, waves
 
 
 def test_an_exemplar_is_a_part_of_its_source_at_the_seed_s_place():
@@ -170,6 +33,67 @@ def test_what_an_exemplar_does_not_allow_is_refused_before_any_work(config, size
         texture.build(config, Spec(3, size, size, 0))
 
 
-def test_a_texture_smaller_than_its_blocks_is_refused():
-    with pytest.raises(ValueError, match="of 6 x 40 pixels is smaller than its blocks of 8"):
-        quilt(waves(), [1, 2], 6, 40)
+def test_the_readme_makes_a_texture_larger_than_its_exemplar():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    found: dict = {}
+    exec(compile(next(block for block in blocks if "quilt" in block), "README.md", "exec"), found)
+    assert found["textures"].shape == (2, 3, 96, 128)
+
+
+def test_optimisation_leaves_at_most_a_fifth_of_its_starting_loss():
+    x = waves(1)
+    with torch.inference_mode():  # as it is asked by generate
+        made, score = optimise(x, [1], 24, 32, steps=40)
+    assert made.shape == (1, 3, 24, 32)
+    wanted = texture.Statistics(x.float() / 127.5 - 1)
+    start = wanted.mean_BC11 + torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(0)) / 4
+    assert float(-score) < 0.2 * float(wanted.missed(start))
+    assert float(-score) == pytest.approx(float(wanted.missed(made.float() / 127.5 - 1)), rel=1e-3)
+    assert float(wanted.missed(x.float() / 127.5 - 1)) < 1e-6
+    smooth = jump(made) / jump(x)
+    assert float(smooth) < 1.5  # what noise begins with: 6
+
+
+def test_the_loss_is_the_share_of_gram_matrices_that_is_missed():
+    one, other = waves(2).float() / 127.5 - 1
+    wanted, shares = texture.Statistics(one[None]), []
+    for a, b in zip(wanted.seen(other[None]), wanted.seen(one[None]), strict=True):
+        gram_a, gram_b = (torch.einsum("ihw,jhw->ij", h[0], h[0]) / h[0, 0].numel() for h in (a, b))
+        shares.append(float(((gram_a - gram_b) ** 2).sum() / (gram_b**2).sum()))
+    assert float(wanted.missed(other[None])) == pytest.approx(sum(shares) / len(shares), rel=1e-4)
+    patches = wanted.seen(one[None])[0][0, :, :, 0]
+    covariance = patches @ patches.T / patches.shape[1]
+    assert covariance.diagonal().max() < 1.01  # what the exemplar has is told in units of its own
+    assert covariance[:3, :3].diagonal().mean() > 0.5
+
+
+def test_optimised_textures_are_their_seeds_and_wrap_round_where_they_are_asked_to():
+    x = waves(1).repeat(3, 1, 1, 1)
+    plain, _ = optimise(x, [1, 1, 2], 24, 24, 15)
+    assert torch.equal(plain[0], plain[1])
+    assert not torch.equal(plain[0], plain[2])
+    assert torch.equal(optimise(x[:1], [2], 24, 24, 15)[0][0], plain[2])
+    tiles, _ = optimise(x[:1], [1], 24, 24, 30, tileable=True)
+    wrap = [float((m[0, :, :, -1].float() - m[0, :, :, 0].float()).square().mean()) for m in (plain, tiles)]
+    assert wrap[1] < wrap[0] / 2
+
+
+def test_what_optimisation_needs_is_refused_before_any_work(monkeypatch):
+    with pytest.raises(ValueError, match="of 8 x 8 pixels allows no texture by optimisation, which needs 16"):
+        texture.build(Config(method="optimise", exemplar=0.25), Spec(1, 32, 32, 0))
+    monkeypatch.setattr(features, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install"):
+        texture.build(Config(method="optimise"), Spec(1, 32, 32, 0))
+
+
+def test_a_source_is_made_anew_by_the_method_that_is_named():
+    x_BCHW = waves(1, channels=1).float() / 127.5 - 1
+    made = {
+        method: texture.build(Config(method=method, steps=3), Spec(1, 32, 32, 0)).sample(
+            None, [3], [Batch(x_BCHW, None)]
+        )[0]
+        for method in ("quilting", "optimise")
+    }
+    assert set(made["quilting"].unique().tolist()) <= set(waves(1, channels=1).unique().tolist())
+    assert not torch.equal(made["quilting"], made["optimise"])
