@@ -143,7 +143,7 @@ class Layout:
         device = blocks_BMChw.device
         blocks_BMChw = blocks_BMChw.to(exact(C * side * self.overlap))
         canvas_BCHW = blocks_BMChw.new_zeros(B, C, *self.canvas)
-        known: dict[str, Tensor] = {}
+        known: dict[str, tuple[Tensor, Tensor]] = {}
         own_B1, place = torch.arange(B, device=device)[:, None], torch.arange(side, device=device)
         seams_B, cuts, laid = torch.zeros(B, dtype=torch.float64, device=device), 0, 0
         for wave in self.waves:
@@ -162,8 +162,9 @@ class Layout:
             error_BWM = torch.zeros(B, W, M, dtype=torch.float64, device=device)
             for edge, meets_W in met_W.items():
                 if edge not in known:
-                    known[edge] = self.strip(blocks_BMChw, edge).flatten(2)
-                error_BWM += apart(self.strip(there_BWChw, edge).flatten(2), known[edge]) * meets_W[:, None]
+                    strip_BMn = self.strip(blocks_BMChw, edge).flatten(2)
+                    known[edge] = strip_BMn, squares(strip_BMn)
+                error_BWM += apart(self.strip(there_BWChw, edge).flatten(2), *known[edge]) * meets_W[:, None]
             chosen_BW = choose(error_BWM, chance_BN[:, laid : laid + W], tolerance)
             laid += W
             new_BWChw = blocks_BMChw[own_B1, chosen_BW]
@@ -195,11 +196,18 @@ def exact(numbers: int) -> torch.dtype:
     return torch.float32 if numbers * 128**2 <= 1 << 24 else torch.float64
 
 
-def apart(there_BWn: Tensor, known_BMn: Tensor) -> Tensor:
-    """Squared differences (B, W, M), float64, of whole numbers that are exact in their own dtype."""
-    squares_BW, squares_BM = (torch.linalg.vecdot(each, each).double() for each in (there_BWn, known_BMn))
+def squares(x: Tensor) -> Tensor:
+    """The sum of squares of the last dimension of (..., n), float64."""
+    return x.square().sum(-1).double()
+
+
+def apart(there_BWn: Tensor, known_BMn: Tensor, squares_BM: Tensor) -> Tensor:
+    """Squared differences (B, W, M), float64, of whole numbers that are `exact` in their own dtype.
+
+    `squares_BM`: of the known ones, which are compared again and again.
+    """
     product_BWM = torch.bmm(there_BWn, known_BMn.mT).double()
-    return squares_BW[..., None] - 2 * product_BWM + squares_BM[:, None]
+    return product_BWM.mul_(-2).add_(squares(there_BWn)[..., None]).add_(squares_BM[:, None])
 
 
 def choose(error_BWM: Tensor, chance_BW: Tensor, tolerance: float) -> Tensor:

@@ -145,7 +145,8 @@ def test_a_texture_does_not_depend_on_its_neighbours_nor_on_how_many_are_made_at
 def test_blocks_are_told_apart_to_the_last_digit(numbers):
     known = torch.randint(100, 128, (2, 3, numbers), generator=torch.Generator().manual_seed(0))
     there = -known[:, :2] - 1
-    found = quilting.apart(*(x.to(quilting.exact(numbers)) for x in (there, known)))
+    there_n, known_n = (x.to(quilting.exact(numbers)) for x in (there, known))
+    found = quilting.apart(there_n, known_n, quilting.squares(known_n))
     assert torch.equal(found.long(), (there[:, :, None] - known[:, None]).square().sum(-1))
 
 
