@@ -13,7 +13,8 @@ from torch import Tensor
 
 from models.families import Batch, load
 
-NEAR = 0.05  # Adam's step towards the latent of a GAN
+STEPS = {"vae": 1, "gan": 100, "diffusion": 16}
+NEAR = 0.1  # Adam's step towards the latent of a GAN
 
 
 class Tongue(Protocol):

@@ -8,7 +8,7 @@ from tests.models.test_breed import SEEDS, make, parents
 
 
 def test_a_gan_s_genes_are_those_of_the_image_that_comes_nearest():
-    family = make(family="gan", mutation=0.0, steps=150, options={"width": 8})
+    family = make(family="gan", mutation=0.0, options={"width": 8})
     with torch.no_grad():
         family.parent.network.conv_out.weight *= 0.3
     z_BZ = SampleNoise(SEEDS).normal((64,))
