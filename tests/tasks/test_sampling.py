@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.families import class_of
 from tasks import fitting, judging, originals, sampling, watchdog
+from tasks.batches import Pool
 from tasks.device import prepare
 from tasks.errors import PassingError, UserError
 from tasks.params import CalibrateParams, GenerateParams, Machine, TrainParams
@@ -104,6 +105,22 @@ def test_maps_of_other_ids_are_no_sources(tmp_path):
     facts = {"classes": making.CLASSES, "condition": {**making.CONDITION, "channels": 3, "ids": 3}}
     with pytest.raises(UserError, match=r"colours of 2 ids, but the checkpoint .* colours of 3 ids"):
         planning.check_sources([1, 1, 1], real, facts)
+
+
+@pytest.mark.parametrize("made", ["breed"], indirect=True)
+def test_a_row_of_a_bred_sample_and_its_checkpoint_give_its_genes_again(made, tmp_path):
+    plan, folder = draw_all(tmp_path / "a", *made)
+    seal(folder, **plan.describe(DEVICE))
+    rows = Shards.open(folder).table(["label", "seed", "source_ids"]).to_pydict()
+    family, pool = sampling._family(made[0].resolve(), plan.facts["digest"], DEVICE), Pool.open(made[1])
+    of = np.array([[pool.ids.index(name) for name in names] for names in rows["source_ids"]])
+    sources = [pool.batch(column, DEVICE, torch.contiguous_format) for column in of.T]
+    with torch.inference_mode():
+        y_B = torch.tensor(rows["label"])
+        shown = family.tongue.express(family.genes(y_B, rows["seed"], sources), y_B)
+    apart = (shown * 127.5 + 127.5).round().clamp(0, 255) - torch.from_numpy(Shards.open(folder).pixels())
+    assert family.heeded
+    assert apart.abs().max() <= 1
 
 
 def test_another_seed_draws_other_images(made, tmp_path):
