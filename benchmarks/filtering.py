@@ -22,7 +22,7 @@ from tasks.layout import ROOT
 
 RESULTS = ROOT / "benchmarks/results/filtering.json"
 ARMS = ["synthetic", "random_drop", "unfiltered"]
-IMAGES = {"dbn": 300_000, "diffusion": 100_000, "gan": 60_000, "vae": 200_000}
+IMAGES = {"dbn": 300_000, "diffusion": 100_000, "gan": 60_000, "pixelrnn": 25_000, "vae": 200_000}
 PAIR = "synthetic_minus_random_drop"
 
 

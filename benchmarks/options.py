@@ -64,6 +64,9 @@ ROWS = [
     Row("gan", {"augment": True}),
     Row("gan", per_class=20),
     Row("gan", {"augment": True}, per_class=20),
+    Row("consistency"),
+    Row("consistency", {"flow": 0.75}),
+    Row("consistency", {"stride": 0.2}),
     Row("diffusion"),
     Row("diffusion", sampling={"guidance": 1.0}),
     Row("diffusion", sampling={"sampler": "heun"}),
@@ -77,7 +80,7 @@ ROWS = [
     Row("dbn", {"sample_gibbs": 20}),
     Row("pixelrnn"),
     Row("pixelrnn", {"layers": 1}),
-    Row("pixelrnn", {"mixtures": 1}),
+    Row("pixelrnn", {"mixtures": 5}),
 ]
 
 

@@ -30,7 +30,8 @@ class Config(BaseModel):
 
     hidden: size of each column's state, and channels between layers.
     layers: Row LSTMs, one on the other.
-    mixtures: logistics in each pixel's mixture.
+    mixtures: logistics in each pixel's mixture. More tell likelihoods better, and take longer until their
+        samples are as good.
     lr: Adam's learning rate at its height; it warms up first, and falls to 0 along a cosine.
     """
 
@@ -38,7 +39,7 @@ class Config(BaseModel):
 
     hidden: int = Field(64, ge=8, le=1024)
     layers: int = Field(2, ge=1, le=16)
-    mixtures: int = Field(5, ge=1, le=100)
+    mixtures: int = Field(1, ge=1, le=100)
     lr: float = Field(8e-3, gt=0)
 
 
