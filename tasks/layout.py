@@ -4,6 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = Path("params.yaml")
+NO_REFERENCES = Path("data/sources/no-references.yaml")
 
 UNFINISHED = Path("data/.unfinished")
 RAW = Path("data/raw")

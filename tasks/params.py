@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from tasks.arms import checked
+from tasks.layout import NO_REFERENCES
 
 Precision = Literal["auto", "fp32", "bf16"]
 Pairs = Literal["stem", "a_to_b", "b_to_a", "left_to_right", "right_to_left"]
@@ -139,6 +140,7 @@ class TrainParams(Section):
     """The family to fit and its budget, counted in images."""
 
     family: str = "diffusion"
+    references: str = Field(NO_REFERENCES.as_posix(), min_length=1)
     images: int = Field(140_000, gt=0)
     minutes: float | None = Field(None, gt=0)
     batch: int | None = Field(None, gt=0)

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from tasks.conditions import described
 from tasks.errors import UserError
-from tasks.layout import PARAMS, ROOT, UNFINISHED
+from tasks.layout import NO_REFERENCES, PARAMS, ROOT, UNFINISHED
 from tasks.params import Bound, Params
+from tasks.references import files
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -25,11 +26,14 @@ T = TypeVar("T", bound=BaseModel)
 def read(path: Path) -> Params:
     """Read and check params.yaml as a whole, so that a late stage's typo is found before any work.
 
+    And the folder of references that it names, which no early stage would look for.
+
     Raises UserError that names the key, what was found and the mend.
     """
     if not path.is_file():
         raise UserError(f"{path}: not found. Run this from the project's root, where params.yaml lies.")
     params = parse(Params, mapping(path, "sections such as `ingest:`"), str(path))
+    files(Path(params.train.references))
     if params.train.family not in params.families:
         raise UserError(
             f"{path}: train.family: no family {params.train.family!r}. "
@@ -109,13 +113,14 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
     """
     condition = described(params.preprocess)
     images = (params.train.family, params.preprocess.channels, params.preprocess.size, condition)
-    asked = hashlib.sha256(json.dumps([params.families, images], sort_keys=True).encode())
+    refers = Path(params.train.references) != NO_REFERENCES
+    asked = hashlib.sha256(json.dumps([params.families, images, refers], sort_keys=True).encode())
     for file in sorted((ROOT / "models/families").glob("*.py")):
         asked.update(file.name.encode() + file.read_bytes())
     with contextlib.suppress(OSError):
         if sound.read_text() == asked.hexdigest():
             return
-    from models.families import Spec, load, names
+    from models.families import Spec, class_of, load, names
 
     for name, block in params.families.items():
         if name not in names():
@@ -124,6 +129,10 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
     name, channels, size, _ = images
+    if refers and not hasattr(class_of(name), "refer"):
+        raise UserError(
+            f"{PARAMS}: train.references: the family {name!r} takes none; set it to {NO_REFERENCES}."
+        )
     family = load(name)
     try:
         family.build(family.Config(**params.family), Spec.of((channels, size, size), 0, condition))

@@ -25,6 +25,7 @@ class Spec:
 
     condition: channels of the condition that comes with each image (0: none does).
     mapped: whether that is a map, one channel an id, and not an image.
+    references: how many images it is given beside those that it is trained on (0: none).
     """
 
     channels: int
@@ -33,6 +34,7 @@ class Spec:
     classes: int
     condition: int = 0
     mapped: bool = False
+    references: int = 0
 
     @classmethod
     def of(cls, shape: tuple[int, int, int], classes: int, condition: Mapping[str, Any] | None) -> "Spec":
@@ -92,7 +94,12 @@ class Family(Protocol):
     class, and `PAIRED`, whether the first of them is what the sample should come near to (held-out pairs
     then measure it). If it does not look at its sources as they are, `ask(sources, seeds_B) -> Tensor`
     gives what it looks at, uint8 (B, 1 or 3, H, W): the first source then comes with that as its
-    condition, and it is kept as the samples'.
+    condition, and it is kept as the samples'. One that can be given images of reference (`train.references`)
+    has `refer(x_RCHW)`, float32 in [-1, 1], as many as its spec says: it keeps in its state what it needs.
+
+    `TRAINS`, `PARENTS` and `SAMPLING` are the class's, but where its config or spec makes them otherwise:
+    then an instance has its own. A module may have `decided(config) -> Config`, which puts in what the
+    machine decides; that is what the checkpoint tells.
 
     One that selects among its own samples has `heed(judge)`: where there are classes, training hands it
     the judge that calibrate fitted, before `finish`, and it keeps the weights with its own.

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save
 
+from models.families import load
 from models.fidelity import MEASURES
 from tasks.children import unbroken
 from tasks.device import Device
@@ -25,6 +26,7 @@ from tasks.fitting.training import Training, resume
 from tasks.judging import Reference
 from tasks.params import TrainParams
 from tasks.progress import Progress
+from tasks.reading import parse
 from tasks.shards import png, whole, write_text
 from tasks.watchdog import Examiner, Finding, Watchdog
 
@@ -39,6 +41,15 @@ SLOWER = 1 / 3  # what a rollback multiplies the learning rate by
 GRID_COLUMNS = 10
 GRID_ROWS = 8
 EXAMINED = 240  # samples of a draw that the judge sees
+
+
+def decided(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's block with what this machine decides in it, which then is part of the recipe."""
+    module = load(name)
+    if not hasattr(module, "decided"):
+        return dict(block)
+    config = parse(module.Config, dict(block), "params.yaml", f"families.{name}.")
+    return module.decided(config).model_dump(mode="json")
 
 
 def fit(
@@ -236,6 +247,8 @@ def write_checkpoint(folder: Path, training: Training) -> Path:
     }
     if condition := training.real.shards.condition:
         facts["condition"] = condition
+    if len(training.references):
+        facts["references"] = len(training.references)
     if measured := held_out(training, best):
         facts["held_out"] = measured
     for grid in (folder / "grids").iterdir():

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from tasks.errors import UserError
 from tasks.fitting.together import Rows, alone
 from tasks.params import TrainParams
 from tasks.reading import parse
+from tasks.references import read
 from tasks.shards import whole
 
 log = logging.getLogger("mintage.train")
@@ -44,12 +46,17 @@ class Training:
     ) -> None:
         self.params, self.device, self.block = params, device, dict(block)
         self.real = Pool.open(real)
-        self.spec, self.classes = self.real.spec, self.real.shards.classes
+        shape = self.real.shards.shape
+        self.references = read(Path(params.references), shape[0], shape[1])
+        self.spec = replace(self.real.spec, references=len(self.references))
+        self.classes = self.real.shards.classes
         if not len(self.real):
             raise UserError(f"{real}: no image to train on. Give ingest.source more images.")
         self.fabric = fabric or alone(device)
         torch.manual_seed(params.seed)
         self.family = device.place(self.build(), device.training_format)
+        if len(self.references):
+            self.family.refer(device.scaled(torch.from_numpy(self.references)))
         self.family.attach(self.fabric)
         self.ema = EMA(self.family.network, params.ema_images)
         self.batch_size = params.batch or self.family.BATCH

@@ -4,14 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.families import Spec, class_of, load
+from models.families import Spec, load
 from tasks.device import Device
 from tasks.errors import UserError
 from tasks.params import GenerateParams
@@ -82,7 +82,7 @@ class Plan:
 def plan(params: GenerateParams, checkpoint: Path, real: Path) -> Plan:
     """Decide every sample's label. Raises UserError if `generate` asks for what the checkpoint has not."""
     facts = read_checkpoint(checkpoint)
-    family, like = class_of(facts["family"]), Shards.open(real)
+    family, like = build(facts, checkpoint), Shards.open(real)
     unknown = sorted(set(knobs(params)) - family.SAMPLING)
     if unknown:
         raise UserError(
@@ -188,8 +188,13 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def build(facts: Mapping[str, Any], checkpoint: Path) -> Any:
-    """A family of the checkpoint's facts, its weights not read yet."""
+    """A family of the checkpoint's facts, its weights not read yet. Raises UserError if it can't be."""
     module = load(facts["family"])
     shape = (facts["channels"], facts["size"], facts["size"])
     spec = Spec.of(shape, len(facts["classes"]), facts.get("condition"))
-    return module.build(parse(module.Config, facts["config"], str(checkpoint), "config."), spec)
+    spec = replace(spec, references=facts.get("references", 0))
+    config = parse(module.Config, facts["config"], str(checkpoint), "config.")
+    try:
+        return module.build(config, spec)
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error}.") from None
