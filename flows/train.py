@@ -23,7 +23,7 @@ def train(
     from tasks import device, fitting, references  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision, machine.devices)
-    inputs, family = [real, calibrate, reference], fitting.decided(params.family, family)
+    inputs, family = [real, calibrate, reference], fitting.training.decided(params.family, family)
     decides = {**on.facts, "input.references": references.digest(Path(params.references))}
     made_by = recipe("train", {"train": params, "family": family}, inputs, decides, params.family)
     with unfinished(out, made_by, resume=True) as work:

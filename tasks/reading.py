@@ -33,7 +33,8 @@ def read(path: Path) -> Params:
     if not path.is_file():
         raise UserError(f"{path}: not found. Run this from the project's root, where params.yaml lies.")
     params = parse(Params, mapping(path, "sections such as `ingest:`"), str(path))
-    files(Path(params.train.references))
+    if (references := Path(params.train.references)) != NO_REFERENCES:
+        files(path.parent / references)
     if params.train.family not in params.families:
         raise UserError(
             f"{path}: train.family: no family {params.train.family!r}. "

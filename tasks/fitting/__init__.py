@@ -15,7 +15,6 @@ from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from models.families import load
 from models.fidelity import MEASURES
 from tasks.children import unbroken
 from tasks.device import Device
@@ -26,7 +25,6 @@ from tasks.fitting.training import Training, resume
 from tasks.judging import Reference
 from tasks.params import TrainParams
 from tasks.progress import Progress
-from tasks.reading import parse
 from tasks.shards import png, whole, write_text
 from tasks.watchdog import Examiner, Finding, Watchdog
 
@@ -41,15 +39,6 @@ SLOWER = 1 / 3  # what a rollback multiplies the learning rate by
 GRID_COLUMNS = 10
 GRID_ROWS = 8
 EXAMINED = 240  # samples of a draw that the judge sees
-
-
-def decided(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
-    """A family's block with what this machine decides in it, which then is part of the recipe."""
-    module = load(name)
-    if not hasattr(module, "decided"):
-        return dict(block)
-    config = parse(module.Config, dict(block), "params.yaml", f"families.{name}.")
-    return module.decided(config).model_dump(mode="json")
 
 
 def fit(

@@ -44,7 +44,7 @@ class Training:
         device: Device,
         fabric: Fabric | None = None,
     ) -> None:
-        self.params, self.device, self.block = params, device, dict(block)
+        self.params, self.device, self.block = params, device, decided(params.family, block)
         self.real = Pool.open(real)
         shape = self.real.shards.shape
         self.references = read(Path(params.references), shape[0], shape[1])
@@ -214,6 +214,15 @@ class Training:
         for name in _FACTS:
             setattr(self, name, facts[name])
         self._earlier, self._started = max(seconds, facts["seconds"]), time.monotonic()
+
+
+def decided(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's block with what this machine decides in it, which then is part of the recipe."""
+    module = load(name)
+    if not hasattr(module, "decided"):
+        return dict(block)
+    config = parse(module.Config, dict(block), "params.yaml", f"families.{name}.")
+    return module.decided(config).model_dump(mode="json")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
