@@ -47,9 +47,13 @@ def normalised(x_BCHW: Tensor) -> Tensor:
 
 
 def gram(h_BCHW: Tensor) -> Tensor:
-    """Which features occur together, wherever they do: (B, C, C) (Gatys et al. 2016, eq. 3, over H W)."""
+    """Which features occur together, wherever they do: (B, C, C) (Gatys et al. 2016, eq. 3, over H W).
+
+    Always in float32: autocast would round the products, whose differences are what is looked at.
+    """
     h_BCN = h_BCHW.flatten(2).float()
-    return h_BCN @ h_BCN.mT / h_BCN.shape[2]
+    with torch.autocast(h_BCN.device.type, enabled=False):
+        return h_BCN @ h_BCN.mT / h_BCN.shape[2]
 
 
 def maps(x_BCHW: Tensor, name: Name = "efficientnet_lite0", depth: int = 4) -> list[Tensor]:

@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 def convolution(c_in: int, c_out: int) -> nn.Sequential:
     """Convolution and SiLU; beyond the edge lies the edge itself, which shows less than black would.
 
-    ReLU, as the paper has it, switches at a last digit: then two processes soon differ from one.
+    ReLU, as the paper has it, switches at a last digit, and two processes then differ sooner from one.
     """
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, padding_mode="replicate"), nn.SiLU())
 

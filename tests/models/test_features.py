@@ -60,6 +60,8 @@ def test_a_gram_matrix_counts_what_occurs_together():
             for j in range(3):
                 told = sum(h[n, i, y, x] * h[n, j, y, x] for y in range(4) for x in range(5)) / 20
                 assert float(found[n, i, j]) == pytest.approx(float(told), abs=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(features.gram(h), found)
     order = torch.randperm(20)
     assert torch.allclose(features.gram(h.flatten(2)[:, :, order].unflatten(2, (4, 5))), found, atol=1e-6)
 
