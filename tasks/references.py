@@ -49,7 +49,9 @@ def read(path: Path, channels: int, size: int) -> np.ndarray:
 
     Raises UserError as `files`, and for an image that can't be decoded.
     """
-    from tasks.imaging import decode, fit
+    from PIL import Image, ImageOps
+
+    from tasks.decoding import decode
 
     found = [np.empty((0, channels, size, size), np.uint8)]
     for image in files(path):
@@ -59,5 +61,6 @@ def read(path: Path, channels: int, size: int) -> np.ndarray:
             raise UserError(
                 f"params.yaml: train.references: {image}: not readable as an image ({error}). Take it away."
             ) from None
-        found.append(fit(decoded, size, "cover")[None])
+        square = ImageOps.fit(Image.fromarray(decoded[..., 0] if channels == 1 else decoded), (size, size))
+        found.append(np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)[None])
     return np.concatenate(found)
