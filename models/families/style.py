@@ -27,7 +27,7 @@ from models.noise import SampleNoise
 
 SEEN = 32  # pixels a side, at least, that the network is shown
 DEPTH = {"optimise": 4, "adain": 3}  # layers that are compared; AdaIN's encoder ends with the last of them
-STEPS = 100  # of the optimisation
+STEPS = 150  # of the optimisation
 PACE = 0.05  # of Adam, in images of [-1, 1]
 FLOOR = 1e-5  # least variance that is divided by
 
