@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,29 @@ def test_readme_table_gives_every_param_its_default():
         for key in field.annotation.model_fields
     }
     assert {key: yaml.safe_load(value.strip("`")) for key, value in told.items()} == known
+
+
+def told_changes():
+    """What the README's commands change with -S, a list for each command."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    told = [shlex.split(line, comments=True) for line in re.findall(r"^dvc exp run .*", text, re.M)]
+    return [[line[n + 1] for n, word in enumerate(line) if word == "-S"] for line in told]
+
+
+@pytest.mark.parametrize("changes", told_changes(), ids=" ".join)
+def test_the_readmes_commands_change_params_that_there_are(tmp_path, changes):
+    """As DVC reads -S: a key that a block does not spell out needs a +."""
+    from dvc.utils.hydra import apply_overrides
+
+    assert changes
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    before = read(tmp_path / "params.yaml")
+    (tmp_path / "one.png").touch()  # in the place of a folder that a user would have
+    apply_overrides(tmp_path / "params.yaml", [c.replace("/data/paintings", str(tmp_path)) for c in changes])
+    after = read(tmp_path / "params.yaml")
+    assert after != before
+    module = load(after.train.family)
+    module.Config(**after.families[after.train.family])
 
 
 def test_gitignore_covers_every_out():
