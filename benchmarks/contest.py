@@ -31,6 +31,13 @@ ENDLESS = 10**12  # images: more than any time allows
 BITS_BATCH = 250
 
 
+def on_threads(params: Params, threads: int | None) -> Params:
+    """The params, with so many threads; None: as they are."""
+    if threads is None:
+        return params
+    return params.model_copy(update={"machine": params.machine.model_copy(update={"threads": threads})})
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A generator ready to sample: where, of how many parameters, after how many images, and a remark."""

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from benchmarks import peers
-from benchmarks.contest import Bench, Trained
+from benchmarks.contest import Bench, Trained, on_threads
 from benchmarks.families import RESULTS, positive
 from tasks import fitting, probing, sampling
 from tasks.errors import UserError
@@ -132,10 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if why := peers.missing(PEER):
             raise UserError(why)
-        params = read(PARAMS)
-        machine = params.machine.model_copy(update={"threads": options.threads or params.machine.threads})
-        params = params.model_copy(update={"machine": machine})
-        bench = Bench(params, options.data, options.minutes, options.seeds, 1)
+        bench = Bench(
+            on_threads(read(PARAMS), options.threads), options.data, options.minutes, options.seeds, 1
+        )
         bench.check()
         rows = ours(bench, options.family, options.steps, options.samples) | theirs(bench)
     except UserError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.contest import on_threads
 from benchmarks.families import RESULTS
 from models.families import class_of, names
 from tasks.device import Device, prepare
@@ -80,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = found.parse_args(arguments)
     rows = {}
     try:
-        params = read(PARAMS)
-        machine = params.machine.model_copy(update={"threads": options.threads or params.machine.threads})
-        params = params.model_copy(update={"machine": machine})
+        params = on_threads(read(PARAMS), options.threads)
         for family in options.families or [name for name in names() if class_of(name).TRAINS]:
             try:
                 rows[family] = measure(params, options.data, family, options.steps)

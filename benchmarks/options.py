@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.contest import Bench
+from benchmarks.contest import Bench, on_threads
 from benchmarks.families import RESULTS
 from benchmarks.rows import kept
 from tasks.errors import UserError
@@ -95,10 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found.add_argument("--results", type=Path, default=RESULTS, help="the folder of finished rows")
     options = found.parse_args(arguments)
     try:
-        params = read(PARAMS)
+        params = on_threads(read(PARAMS), options.threads)
         evaluate = params.evaluate.model_copy(update={"images": PROBE_IMAGES})
-        machine = params.machine.model_copy(update={"threads": options.threads or params.machine.threads})
-        params = params.model_copy(update={"evaluate": evaluate, "machine": machine})
+        params = params.model_copy(update={"evaluate": evaluate})
         bench = Bench(params, options.data, 0.0, options.seeds, 0)
         bench.check()
         rows = [row for row in ROWS if row.family in (options.families or [row.family])]

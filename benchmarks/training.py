@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.contest import Bench
+from benchmarks.contest import Bench, on_threads
 from benchmarks.families import RESULTS, positive
 from tasks.errors import UserError
 from tasks.layout import PARAMS
@@ -71,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if why := peers.missing(PEER):
             raise UserError(why)
-        params = read(PARAMS)
-        machine = params.machine.model_copy(update={"threads": options.threads or params.machine.threads})
-        bench = Bench(params.model_copy(update={"machine": machine}), options.data, 0.0, options.seeds, 1)
+        bench = Bench(on_threads(read(PARAMS), options.threads), options.data, 0.0, options.seeds, 1)
         bench.check()
         rows = {name: reach(bench, name, options.minutes) for name in options.families}
         rows[PEER] = reach(bench, PEER, options.peer)
