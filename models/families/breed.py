@@ -112,6 +112,7 @@ class Breed(nn.Module):
         self.parent: Any = load(config.family).build(config.parent(), spec)
         self.config = config.model_copy(update={"lr": self.parent.config.lr})
         self.spec, self.BATCH = spec, self.parent.BATCH
+        self.settled: float = getattr(self.parent, "settled", 0.0)
         # What helps by a key of the parent's is said as what helps by our own.
         self.ALARMS: dict[str, Alarm] = {
             name: alarm._replace(turn="lower lr") for name, alarm in self.parent.ALARMS.items()
@@ -133,11 +134,6 @@ class Breed(nn.Module):
     def optimisers(self) -> Any:
         """The parent family's."""
         return self.parent.optimisers
-
-    @property
-    def settled(self) -> float:
-        """The parent family's."""
-        return getattr(self.parent, "settled", 0.0)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The parent family's, under its own names, and the judge's."""

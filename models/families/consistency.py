@@ -182,26 +182,37 @@ class Consistency(Learner):
         """
         x_BCHW, y_B = batch.x_BCHW, batch.labels_B
         r = self.config.stride ** min(progress, 1.0)
-        jumps = slice(0, len(x_BCHW) - round(self.config.flow * len(x_BCHW)))
         e_BCHW = torch.randn_like(x_BCHW)
         t_B = torch.randn(len(x_BCHW), device=x_BCHW.device).sigmoid()
+        jumps_B, j_J = self.jumps(len(x_BCHW), x_BCHW.device)
         # Jumps begin anywhere, and so at pure noise too, which flow matching has less to learn at.
-        t_B[jumps] = torch.rand_like(t_B[jumps])
-        s_B = t_B.clone()
-        s_B[jumps] = 0.0
+        t_B = torch.where(jumps_B, torch.rand_like(t_B), t_B)
+        s_B = torch.where(jumps_B, 0.0, t_B)
         v_BCHW = e_BCHW - x_BCHW
         x_t_BCHW = torch.lerp(x_BCHW, e_BCHW, t_B[:, None, None, None])
         # In float32, since the target differs from what is said of x_l by r times a velocity alone.
         aim_BCHW = v_BCHW.clone()
         with torch.no_grad():
-            l_J = t_B[jumps] + (s_B - t_B)[jumps] * r
-            x_l_JCHW = x_t_BCHW[jumps] + (l_J - t_B[jumps])[:, None, None, None] * v_BCHW[jumps]
-            further_JCHW = network(x_l_JCHW, l_J, s_B[jumps], y_B[jumps]).float()
-            aim_BCHW[jumps] = torch.lerp(further_JCHW, v_BCHW[jumps], r)
+            t_J, s_J, v_JCHW = t_B[j_J], s_B[j_J], v_BCHW[j_J]
+            l_J = t_J + (s_J - t_J) * r
+            x_l_JCHW = x_t_BCHW[j_J] + (l_J - t_J)[:, None, None, None] * v_JCHW
+            further_JCHW = network(x_l_JCHW, l_J, s_J, y_B[j_J]).float()
+            aim_BCHW[j_J] = torch.lerp(further_JCHW, v_JCHW, r)
         error_B = (network(x_t_BCHW, t_B, s_B, y_B).float() - aim_BCHW).square().mean((1, 2, 3))
         weight_B = (error_B.detach() + FLOOR) ** -POWER
-        parts = (error_B[jumps.stop :].mean().detach(), error_B[jumps].mean().detach())
+        told_B = error_B.detach()
+        parts = told_B[~jumps_B].sum() / max(len(told_B) - len(j_J), 1), told_B[j_J].mean()
         return (weight_B * error_B).mean(), *parts
+
+    def jumps(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which of a batch's rows learn to jump: (B,) bool, and their numbers (J,).
+
+        They lie spread over the batch, so that processes that share it out have as many each.
+        """
+        share = 1 - self.config.flow
+        chosen = [n for n in range(rows) if int((n + 1) * share) > int(n * share)] or [0]
+        number_J = torch.tensor(chosen, device=device)
+        return torch.zeros(rows, dtype=torch.bool, device=device).index_fill_(0, number_J, True), number_J
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Update once. Draws its noise from torch's global generator of the batch's device."""

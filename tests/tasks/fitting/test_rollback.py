@@ -9,6 +9,7 @@ import torch
 
 from models.families import load
 from tasks import fitting, watchdog
+from tasks.batches import Pool
 from tasks.errors import UserError
 from tasks.fitting.training import Training
 from tests.tasks.fitting.training import (
@@ -42,8 +43,9 @@ def test_a_loss_that_is_no_number_ends_in_plain_words(tmp_path, labelled, allowe
 def test_a_far_too_high_learning_rate_is_noticed_and_named(tmp_path, labelled, family, monkeypatch, caplog):
     """By its metrics, or by what it draws; not because so short a training shows no classes yet."""
     monkeypatch.setattr(watchdog, "CLASSES_SHOWN", -1.0)
-    config = load(family).Config
-    block = {"lr": config.model_fields["lr"].default * 1e4}
+    module = load(family)
+    config = module.Config
+    block = {"lr": module.build(config(), Pool.open(labelled[0]).spec).config.lr * 1e4}
     with pytest.raises(
         UserError, match=rf"rolled back 2 times\)\. \w+ families\.{family}\.\w+ \(now "
     ) as told:
