@@ -2,7 +2,8 @@
 
 `python -m benchmarks.measures` needs `dvc repro calibrate` first. Samples are real train images with a
 little noise. torch-fidelity takes the judge's features of as many images, and its own four metrics of
-them; filter measures each sample, looks for copies and repeats, and compares sets whole and per class.
+them; ours are the same and more of them, whole, per class and with intervals. All of filter also decodes,
+measures each sample by itself, looks for copies and repeats, and compares what is kept once more.
 Memory is the peak of a process of its own, at 10,000 and at 100,000 samples.
 """
 
@@ -27,7 +28,7 @@ from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from
 
 from benchmarks import samples
 from models.classifiers import Judge
-from tasks import judging
+from tasks import comparing, judging
 from tasks.device import prepare
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
@@ -125,6 +126,15 @@ def speeds(data: Path, count: int) -> dict[str, float]:
             batch_size=BATCH, cuda=False, save_cpu_ram=True, verbose=False, cache=False, **asked,
         )
     )  # fmt: skip
+    calibrate, classes = comparing.crowd(real, "calibrate"), real.facts["classes"]
+
+    def measured() -> None:
+        said = judging.measure(judge, x_NCHW, device, real.facts)
+        known = None if said.probabilities_NK is None else torch.from_numpy(said.probabilities_NK)
+        drawn = comparing.Crowd(torch.from_numpy(said.features_ND), torch.from_numpy(y_N), known)
+        comparing.compare(drawn, calibrate, classes)
+
+    rates["all set measures, filter"] = count / timed(measured)
     with tempfile.TemporaryDirectory() as work:
         parts = ((x_NCHW[n : n + SHARD], y_N[n : n + SHARD]) for n in range(0, count, SHARD))
         drawn = samples.write(Path(work) / "synthetic", parts, real.facts["classes"])
@@ -132,9 +142,12 @@ def speeds(data: Path, count: int) -> dict[str, float]:
         rates["all of filter, PNGs decoded"] = count / timed(
             lambda: samples.filtered(drawn, data, params.filter, device, scores)
         )
-    ratio = rates["features, filter"] / rates["features, torch-fidelity"]
-    whole = rates["all of filter, PNGs decoded"] / rates["features, torch-fidelity"]
-    return rates | {"features, ratio": ratio, "all of filter to its features alone, ratio": whole}
+    peer = rates["features, torch-fidelity"]
+    return rates | {
+        "features, ratio": rates["features, filter"] / peer,
+        "all set measures to its features alone, ratio": rates["all set measures, filter"] / peer,
+        "all of filter to its features alone, ratio": rates["all of filter, PNGs decoded"] / peer,
+    }
 
 
 def memory(data: Path, few: int, many: int) -> dict[str, float]:
