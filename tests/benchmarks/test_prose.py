@@ -4,13 +4,18 @@ import json
 
 import pytest
 
-from benchmarks import families, faults, filtering, ingest, low_data, options
+from benchmarks import families, faults, filtering, generation, ingest, low_data, options
 from tests.house import ROOT
 
 
 @pytest.mark.parametrize(
     ("table", "name"),
-    [(filtering.markdown, "filtering"), (options.markdown, "options"), (low_data.table, "low_data")],
+    [
+        (filtering.markdown, "filtering"),
+        (generation.markdown, "generation"),
+        (low_data.table, "low_data"),
+        (options.markdown, "options"),
+    ],
 )
 def test_the_readme_holds_the_kept_table(table, name):
     kept = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
