@@ -21,6 +21,7 @@ from models.classifiers import Judge
 from models.families import Alarm, Batch, Spec, load
 from models.genes import STEPS, TONGUES, Tongue
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 COARSE = 4  # pieces a side in which genes that lie in a plane are inherited
 
@@ -199,7 +200,7 @@ class Breed(nn.Module):
             their label, or else the parent family's own score.
         """
         _, x_BCHW, score_B = self._bred(y_B, seeds_B, sources)
-        return (x_BCHW * 127.5 + 127.5).round().to(torch.uint8), score_B
+        return eight_bits(x_BCHW).to(torch.uint8), score_B
 
     def _bred(
         self, y_B: Tensor | None, seeds_B: list[int], sources: Sequence[Batch]
@@ -221,7 +222,7 @@ class Breed(nn.Module):
 
 def stored(x_BCHW: Tensor) -> Tensor:
     """Images rounded to 8 bits, as they are stored, in [-1, 1]."""
-    return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255) / 127.5 - 1
+    return eight_bits(x_BCHW) / 127.5 - 1
 
 
 def build(config: Config, spec: Spec) -> Breed:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 STEPS = 2
 JUMPS = 4  # most steps that are jumps; more follow the velocity
@@ -256,7 +257,7 @@ class Consistency(Learner):
             x_BCHW = leap(say, x_BCHW, times, lambda: noise.normal(shape))
         else:
             x_BCHW = walk(say, x_BCHW, times)
-        return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), None
+        return eight_bits(x_BCHW).to(torch.uint8), None
 
 
 def leap(

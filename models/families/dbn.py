@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 
 class Config(BaseModel):
@@ -265,7 +266,7 @@ class DBN(Learner):
                     x_BV = (noise.uniform((x_BV.shape[1],)) < x_BV).double()
         x_BV = x_BV if network.sigma is not None else 2 * x_BV - 1
         x_BCHW = x_BV.unflatten(1, (self.spec.channels, self.spec.height, self.spec.width))
-        return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), score_B.float()
+        return eight_bits(x_BCHW).to(torch.uint8), score_B.float()
 
 
 def build(config: Config, spec: Spec) -> DBN:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 80.0, 7.0
 STEPS, GUIDANCE = 8, 1.25
@@ -295,7 +296,7 @@ class Diffusion(Learner):
         shape = (self.spec.channels, self.spec.height, self.spec.width)
         x_BCHW = levels[0] * SampleNoise(seeds_B, device).normal(shape)
         x_BCHW = (heun if sampler == "heun" else walk)(denoise, x_BCHW, levels)
-        return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), None
+        return eight_bits(x_BCHW).to(torch.uint8), None
 
 
 def build(config: Config, spec: Spec) -> Diffusion:

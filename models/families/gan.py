@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 WARM_UP = 0.02
 SLOPE = 0.2  # of the leaky ReLUs
@@ -278,7 +279,7 @@ class GAN(Learner):
         device = self.lr_factor.device
         y_B = torch.zeros(len(seeds_B), dtype=torch.long) if y_B is None else y_B
         x_BCHW = self.network(SampleNoise(seeds_B, device).normal((self.config.latent,)), y_B.to(device))
-        x_BCHW = (x_BCHW * 127.5 + 127.5).round().clamp(0, 255)
+        x_BCHW = eight_bits(x_BCHW)
         score_B, _ = self.discriminator(x_BCHW / 127.5 - 1, y_B.to(device))
         return x_BCHW.to(torch.uint8), score_B
 

@@ -22,6 +22,7 @@ from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
 from models.patches import PatchDiscriminator, convolution, feature_matching
+from models.pixels import eight_bits
 
 DROPPED = 3  # levels of the decoder, from the coarsest, that noise enters
 SPREAD = 1e-3  # least variance of a mean colour
@@ -190,7 +191,7 @@ class Pix2Pix(Learner):
         hint_BC = (self.hint_KC[y_B] + drawn_BC1.float()[..., 0]).clamp(-1, 1)
         masks = [noise.uniform(shape) for shape in self.network.dropped]
         x_BCHW = self.network(self.asked(c_BCHW, hint_BC), *masks)
-        x_BCHW = (x_BCHW * 127.5 + 127.5).round().clamp(0, 255)
+        x_BCHW = eight_bits(x_BCHW)
         score_B = self.discriminator(c_BCHW, x_BCHW / 127.5 - 1)[0].mean(1) if self.judges else None
         return x_BCHW.to(torch.uint8), score_B
 

@@ -21,6 +21,7 @@ from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.logistic import log_logistic
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 ABOVE, BESIDE = 3, 3  # rows above, and pixels to either side, that the first layer sees (a 7 x 7 kernel)
 
@@ -234,7 +235,7 @@ class PixelRNN(Learner):
         with torch.autocast(device.type, enabled=False):
             x_BCHW, nats_B = trace(copy.deepcopy(self.network).double(), y_B, u_BHWU)
         bits_B = nats_B / (C * H * W * math.log(2))
-        return (x_BCHW * 127.5 + 127.5).round().to(torch.uint8), bits_B.float()
+        return eight_bits(x_BCHW).to(torch.uint8), bits_B.float()
 
 
 def trace(network: Network, y_B: Tensor, u_BHWU: Tensor) -> tuple[Tensor, Tensor]:

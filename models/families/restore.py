@@ -25,6 +25,7 @@ from models.blurring import gaussian
 from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 Degradation = Literal["noise", "blur", "jpeg", "super_resolution_2x", "super_resolution_4x"]
 FACTORS = {"super_resolution_2x": 2, "super_resolution_4x": 4}
@@ -129,11 +130,6 @@ def degrade(x_BCHW: Tensor, config: Config, noise_BCHW: Tensor | None = None) ->
         small = F.interpolate(x_BCHW, (H // factor, W // factor), mode="bicubic", antialias=True)
         x_BCHW = F.interpolate(eight_bits(small) / 127.5 - 1, (H, W), mode="bicubic")
     return eight_bits(x_BCHW) / 127.5 - 1
-
-
-def eight_bits(x_BCHW: Tensor) -> Tensor:
-    """Images in [-1, 1] as whole numbers from 0 to 255, still floats."""
-    return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255)
 
 
 def blurred(x_BCHW: Tensor, radius: float) -> Tensor:

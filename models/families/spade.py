@@ -26,6 +26,7 @@ from models.families import Alarm, Batch, Spec
 from models.learning import Learner
 from models.noise import SampleNoise
 from models.patches import GROUPS, SLOPE, PatchDiscriminator, convolution, feature_matching
+from models.pixels import eight_bits
 
 
 class Config(BaseModel):
@@ -238,7 +239,7 @@ class Gaugan(Learner):
         c_BKHW = cast(Tensor, sources[0].c_BCHW)
         style_BZ = SampleNoise(seeds_B, c_BKHW.device).normal((self.config.style,))
         painted_BCHW, _ = self.network(c_BKHW, Batch(c_BKHW, y_B).labels_B, style_BZ)
-        x_BCHW = (painted_BCHW * 127.5 + 127.5).round().clamp(0, 255)
+        x_BCHW = eight_bits(painted_BCHW)
         return x_BCHW.to(torch.uint8), mean(self.discriminator(c_BKHW, x_BCHW / 127.5 - 1)[0])
 
 

@@ -24,6 +24,7 @@ from models.families import Alarm, Batch, Spec
 from models.features import gram
 from models.learning import Learner
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 SEEN = 32  # pixels a side, at least, that the network is shown
 DEPTH = {"optimise": 4, "adain": 3}  # layers that are compared; AdaIN's encoder ends with the last of them
@@ -257,7 +258,7 @@ class Style(Learner):
                 with torch.enable_grad():
                     x_BCHW, left_B = self.optimised(x_BCHW, wanted_BD, steps)
                 score_B = -left_B
-            return (x_BCHW * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8), score_B
+            return eight_bits(x_BCHW).to(torch.uint8), score_B
 
 
 def build(config: Config, spec: Spec) -> Style:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from models import features
 from models.families import Alarm, Batch, Spec
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 from models.quilting import block_side, quilt
 
 LEAST = 16  # pixels a side that an exemplar needs, for features that see an eighth of them
@@ -112,7 +113,7 @@ def optimise(
             wanted = Statistics(known_CHW[None].float() / 127.5 - 1)
             x_1CHW = (wanted.mean_BC11 + noise_CHW).requires_grad_()
             descend(x_1CHW, partial(wanted.missed, tileable=tileable), steps)
-            made.append((x_1CHW.detach() * 127.5 + 127.5).round().clamp(0, 255))
+            made.append(eight_bits(x_1CHW.detach()))
             scores.append(-wanted.missed(made[-1] / 127.5 - 1, tileable).detach())
     return torch.cat(made).to(torch.uint8), torch.cat(scores)
 
@@ -185,7 +186,7 @@ class Texture(nn.Module):
         Returns:
             uint8 images (B, C, H, W), and the score (B,) of `quilt` or `optimise`: 0 is best.
         """
-        x_BCHW = (sources[0].x_BCHW * 127.5 + 127.5).round().to(torch.uint8)
+        x_BCHW = eight_bits(sources[0].x_BCHW).to(torch.uint8)
         exemplars_BCHW = exemplars(x_BCHW, seeds_B, self.config.exemplar)
         asked, config = (exemplars_BCHW, seeds_B, self.spec.height, self.spec.width), self.config
         if config.method == "optimise":

@@ -22,6 +22,7 @@ from models.learning import Learner
 from models.logistic import log_logistic
 from models.mixture import fit_mixture
 from models.noise import SampleNoise
+from models.pixels import eight_bits
 
 LN_2PI = math.log(2 * math.pi)
 FOLD = 4  # pixels a side that become channels: shapes are learnt as well, four times as fast as by 2
@@ -241,7 +242,7 @@ class VAE(Learner):
             x_BCHW = mean_BCHW + scale_BCHW.exp() * noise.normal(tuple(mean_BCHW.shape[1:]))
         elif self.config.noise:
             x_BCHW = mean_BCHW + scale_BCHW.exp() * noise.uniform(tuple(mean_BCHW.shape[1:])).logit(1e-5)
-        x_BCHW = (x_BCHW * 127.5 + 127.5).round().clamp(0, 255)
+        x_BCHW = eight_bits(x_BCHW)
         return x_BCHW.to(torch.uint8), self.bound(Batch(x_BCHW / 127.5 - 1, y_B))
 
     def bound(self, batch: Batch) -> Tensor:
@@ -267,7 +268,7 @@ class VAE(Learner):
         """
         (from_BZ, _), (to_BZ, _) = (self.network.encode(e.x_BCHW, e.labels_B) for e in (a, b))
         steps = [self.network.decode(torch.lerp(from_BZ, to_BZ, w), a.labels_B)[0] for w in weights]
-        return (torch.stack(steps) * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        return eight_bits(torch.stack(steps)).to(torch.uint8)
 
 
 def build(config: Config, spec: Spec) -> VAE:
