@@ -81,7 +81,9 @@ def kernel_distance(
     if rows < 2:
         raise ValueError("a kernel distance needs 2 rows a set or more")
     fake_ND, real_MD = fake_ND.detach().cpu(), real_MD.detach().cpu()
-    found_S = mmd(fake_ND, real_MD, *_draws((len(fake_ND), len(real_MD)), rows, subsets))
+    fake_SR, real_SR = _draws((len(fake_ND), len(real_MD)), rows, subsets)
+    apart_S = _kernel_sums(fake_ND, real_MD, fake_SR, real_SR) / rows**2
+    found_S = within(fake_ND, fake_SR) + within(real_MD, real_SR) - 2 * apart_S
     return float(found_S.mean()), float(found_S.std(correction=0))
 
 
@@ -92,17 +94,8 @@ def _draws(sizes: tuple[int, int], rows: int, count: int) -> tuple[Tensor, Tenso
     return fake, real
 
 
-def mmd(a_ND: Tensor, b_MD: Tensor, a_SR: Tensor, b_SQ: Tensor) -> Tensor:
-    """The unbiased squared MMD of rows `a_SR` and `b_SQ` of two sets, for each of S draws: (S,) float64.
-
-    The kernel is that of `kernel_distance`. A draw has no row twice.
-    """
-    apart_S = _kernel_sums(a_ND, b_MD, a_SR, b_SQ) / (a_SR.shape[1] * b_SQ.shape[1])
-    return within(a_ND, a_SR) + within(b_MD, b_SQ) - 2 * apart_S
-
-
 def within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
-    """The mean kernel of two other rows of a draw: (S,) float64, for each draw of rows `a_SR`."""
+    """The mean kernel of two different rows of each of S draws, `a_SR`, none with a row twice: (S,) float64."""
     rows = a_SR.shape[1]
     itself_N = torch.cat([(part.double().square().mean(1) + 1) ** 3 for part in a_ND.split(CHUNK)])
     return (_kernel_sums(a_ND, a_ND, a_SR, a_SR) - itself_N[a_SR].sum(1)) / (rows * (rows - 1))
