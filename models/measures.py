@@ -95,7 +95,7 @@ def _draws(sizes: tuple[int, int], rows: int, count: int) -> tuple[Tensor, Tenso
 
 
 def within(a_ND: Tensor, a_SR: Tensor) -> Tensor:
-    """The mean kernel of two different rows of each of S draws, `a_SR`, none with a row twice: (S,) float64."""
+    """The mean kernel of two rows of each of S draws `a_SR`, which have no row twice: (S,) float64."""
     rows = a_SR.shape[1]
     itself_N = torch.cat([(part.double().square().mean(1) + 1) ** 3 for part in a_ND.split(CHUNK)])
     return (_kernel_sums(a_ND, a_ND, a_SR, a_SR) - itself_N[a_SR].sum(1)) / (rows * (rows - 1))

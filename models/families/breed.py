@@ -113,7 +113,6 @@ class Breed(nn.Module):
         self.parent: Any = load(config.family).build(config.parent(), spec)
         self.config = config.model_copy(update={"lr": self.parent.config.lr})
         self.spec, self.BATCH = spec, self.parent.BATCH
-        self.settled: float = getattr(self.parent, "settled", 0.0)
         # What helps by a key of the parent's is said as what helps by our own.
         self.ALARMS: dict[str, Alarm] = {
             name: alarm._replace(turn="lower lr") for name, alarm in self.parent.ALARMS.items()
@@ -215,7 +214,8 @@ class Breed(nn.Module):
             score_NB = torch.stack([self.select(x, y_B) for x in shown])
             best_NB = score_NB.argsort(dim=0, descending=True, stable=True)
             own_B = torch.arange(len(x_BCHW), device=x_BCHW.device)
-            parents = [torch.stack(brood)[best_NB[place], own_B] for place in (0, 1)]
+            brood_NB = torch.stack(brood)
+            parents = [brood_NB[best_NB[place], own_B] for place in (0, 1)]
         best = best_NB[0], own_B
         return parents[0], torch.stack(shown)[best], score_NB[best]
 
