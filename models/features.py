@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import VGG19_Weights, vgg19
 
 Name = Literal["efficientnet_lite0", "vgg19"]
 CHANNELS: dict[Name, tuple[int, ...]] = {
@@ -99,6 +98,8 @@ def require(name: Name = "efficientnet_lite0") -> None:
 
 def here() -> Name:
     """VGG-19 if its weights lie in torch's cache already, else EfficientNet-Lite0: nothing is fetched."""
+    from torchvision.models import VGG19_Weights
+
     name = VGG19_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     try:
         with open(f"{torch.hub.get_dir()}/checkpoints/{name}", "rb"):
@@ -108,10 +109,12 @@ def here() -> Name:
 
 
 # Outside of inference mode, since what is made in it never has a gradient, and the network is kept.
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # the CPU's, which `require` asks for, and the device's
 @torch.inference_mode(False)
 def vgg(device: torch.device) -> nn.Sequential:
     """The convolutions of VGG-19 with their ImageNet weights, frozen. Raises ValueError as `require`."""
+    from torchvision.models import VGG19_Weights, vgg19  # over a second, which the other network needs not
+
     try:
         trained = vgg19(weights=VGG19_Weights.IMAGENET1K_V1, progress=sys.stderr.isatty()).features
     except (OSError, RuntimeError) as error:  # no network, or a file that is not what it should be

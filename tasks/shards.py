@@ -99,8 +99,12 @@ class Shards:
 
     def decoded(self, column: str = "image") -> Iterator[np.ndarray]:
         """The pixels of one shard after the other, (n, channels, height, width) uint8."""
-        for table in self.tables([column]):
-            yield pixels(table[column])
+        for path, table in zip(self.paths, self.tables([column]), strict=True):
+            try:
+                found = pixels(table[column])
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+            yield found
 
     def pixels(self, column: str = "image") -> np.ndarray:
         """(N, channels, height, width) uint8, decoded once; `column`: of images, or `condition`."""
@@ -223,9 +227,10 @@ def unpng(encoded: Iterable[bytes]) -> np.ndarray:
 
     decoded: list[np.ndarray] = []
     for data in encoded:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        # Of no bytes at all OpenCV does not say None.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
         if image is None:
-            raise UserError("An image is not a PNG that can be read. Run the stage that made it again.")
+            raise UserError("an image is not a PNG that can be read. Run the stage that made it again.")
         decoded.append(image)
     stack = np.stack(decoded)
     return stack[:, None] if stack.ndim == 3 else np.ascontiguousarray(stack[..., ::-1].transpose(0, 3, 1, 2))

@@ -80,6 +80,7 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
         log.info("cloning into %s", root)
     # git's and DVC's settings in it may hold keys.
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.chmod(0o700)  # one that was there may be open to others
     free(root)
     # Also where it is there: cut off in the middle, it would be none, and git would look further up.
     git(root, "init", "--quiet")

@@ -88,7 +88,8 @@ def _fit(
         training.save(folder / HEALTHY)
     (folder / "grids").mkdir(exist_ok=True)
     examiner, draws = Examiner(Reference(reference), device), planned(training, calibrate)
-    if examiner.reference.facts["task"] == "classes":
+    heeds = training.writes and hasattr(training.family, "heed")
+    if heeds and examiner.reference.facts["task"] == "classes":
         training.judge = examiner.judge
     with Progress("train", params.images, training.images) as progress:
         try:

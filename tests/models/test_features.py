@@ -73,7 +73,7 @@ def vgg(monkeypatch):
 
     plan = [4, 4, "M", 6, 6, "M", 8, 8, 8, 8, "M", 10, 10, 10, 10, "M", 10, 10, 10, 10, "M"]
     made = VGG(make_layers(plan), num_classes=2, init_weights=False)
-    monkeypatch.setattr(features, "vgg19", lambda **_: made)
+    monkeypatch.setattr("torchvision.models.vgg19", lambda **_: made)
     features.vgg.cache_clear()
     yield made
     features.vgg.cache_clear()
@@ -99,7 +99,7 @@ def test_vgg_without_weights_names_the_network_that_comes_in_a_package(monkeypat
     def offline(**_):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(features, "vgg19", offline)
+    monkeypatch.setattr("torchvision.models.vgg19", offline)
     features.vgg.cache_clear()
     with pytest.raises(ValueError, match=r"no route to host.*take efficientnet_lite0"):
         features.require("vgg19")

@@ -56,10 +56,15 @@ def test_png_keeps_every_pixel_and_repeats(shape):
     assert (shards.pixels(column)[0] == x).all()
 
 
-def test_a_broken_png_is_told_in_one_line():
-    good = shards.png(np.zeros((1, 8, 8), np.uint8))
-    with pytest.raises(UserError, match="not a PNG that can be read"):
-        shards.unpng([good, b"\x89PNG\r\n" + bytes(20)])
+@pytest.mark.parametrize("broken", [b"", b"\x89PNG\r\n" + bytes(20)])
+def test_a_broken_png_is_told_in_one_line_that_names_its_shard(tmp_path, broken):
+    (tmp_path / "x").mkdir()
+    path = tmp_path / "x" / shard_name(0)
+    rows = [shards.png(np.zeros((1, 8, 8), np.uint8)), broken]
+    write_shard(path, sample_table(2, image=shards.image_column(rows, ["a", "b"])))
+    found = Shards.open(seal(tmp_path / "x", classes=[], channels=1, size=8))
+    with pytest.raises(UserError, match=rf"{path}: an image is not a PNG that can be read"):
+        found.pixels()
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):

@@ -66,7 +66,9 @@ def test_what_a_killed_run_left_is_no_hindrance_and_unfinished_work_stays(home, 
         path.write_text("left")
     (root / "dvc.lock").write_text("schema: '2.0'\n")
     (root / "make.py").write_text("cut off in the middle")
+    root.chmod(0o755)
     workspace.prepare(root, home, "main", {})
+    assert root.stat().st_mode & 0o77 == 0
     assert kept.exists()
     assert not (root / "data/export").exists()
     assert not (root / "dvc.lock").exists()
