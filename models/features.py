@@ -55,6 +55,15 @@ def gram(h_BCHW: Tensor) -> Tensor:
         return h_BCN @ h_BCN.mT / h_BCN.shape[2]
 
 
+def relative(found_BX: Tensor, wanted_BX: Tensor) -> Tensor:
+    """Squared error over what is wanted, squared: (B,), 0 where they agree, 1 where nothing is found.
+
+    So no layer outweighs another by its scale, which the papers take from VGG-19 by fixed weights.
+    """
+    found_BN, wanted_BN = found_BX.flatten(1), wanted_BX.flatten(1)
+    return (found_BN - wanted_BN).square().sum(1) / wanted_BN.square().sum(1).clamp(min=1e-12)
+
+
 def maps(x_BCHW: Tensor, name: Name = "efficientnet_lite0", depth: int = 4) -> list[Tensor]:
     """Features (B, C, H, W) of images in [-1, 1] from the first `depth` of four layers, the finest first.
 

@@ -148,14 +148,17 @@ def _prepare(data: bytes, partner: bytes | None, job: Job) -> tuple[np.ndarray, 
     try:
         # A JPEG that is decoded smaller may have lost the middle, where its halves meet.
         least = None if job.pairs in SIDES else 2 * params.size
-        decoded = decode(data, params.channels, least)
+        decoded = beside = decode(data, params.channels, least)
         if job.pairs in SIDES:
-            decoded = halved(decoded)[SIDES[job.pairs]]
+            halves = halved(decoded)
+            decoded, beside = halves[SIDES[job.pairs]], halves[1 - SIDES[job.pairs]]
         image = fit(decoded, params.size, params.fit)
         if params.condition != "paired":
             return image, extract(image, params)
-        beside = data if job.pairs in SIDES else partner
-        return image, None if beside is None else _partner(beside, job, least)
+        if job.pairs in SIDES and not params.mask:
+            return image, fit(beside, params.size, params.fit)
+        partner = data if job.pairs in SIDES else partner
+        return image, None if partner is None else _partner(partner, job, least)
     except masks.Unmapped as error:
         return Refused(error.reason, str(error))
     # As in ingest: Pillow's decoders raise more than OSError, and OpenCV errors of its own.

@@ -26,15 +26,11 @@ T = TypeVar("T", bound=BaseModel)
 def read(path: Path) -> Params:
     """Read and check params.yaml as a whole, so that a late stage's typo is found before any work.
 
-    And the folder of references that it names, which no early stage would look for.
-
     Raises UserError that names the key, what was found and the mend.
     """
     if not path.is_file():
         raise UserError(f"{path}: not found. Run this from the project's root, where params.yaml lies.")
     params = parse(Params, mapping(path, "sections such as `ingest:`"), str(path))
-    if (references := Path(params.train.references)) != NO_REFERENCES:
-        files(path.parent / references)
     if params.train.family not in params.families:
         raise UserError(
             f"{path}: train.family: no family {params.train.family!r}. "
@@ -109,13 +105,17 @@ def _short(text: str) -> str:
 def check_families(params: Params, sound: Path = UNFINISHED / "families") -> None:
     """Hold every block under `families:` against its family's Config, and the size against train.family.
 
+    And look for the folder of references.
+
     A Config lies beside its networks, so asking it imports torch, which takes seconds. So the digest
     of what was found right is kept in `sound`, and not asked about again. Raises UserError naming the key.
     """
     condition = described(params.preprocess)
     images = (params.train.family, params.preprocess.channels, params.preprocess.size, condition)
-    refers = Path(params.train.references) != NO_REFERENCES
-    asked = hashlib.sha256(json.dumps([params.families, images, refers], sort_keys=True).encode())
+    references = Path(params.train.references)
+    files(references)  # no early stage would look for them
+    told = [params.families, images, references.as_posix()]
+    asked = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for file in sorted((ROOT / "models/families").glob("*.py")):
         asked.update(file.name.encode() + file.read_bytes())
     with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ def check_families(params: Params, sound: Path = UNFINISHED / "families") -> Non
             raise UserError(f"{PARAMS}: families.{name}: no such family; {mend}")
         parse(load(name).Config, block, str(PARAMS), f"families.{name}.")
     name, channels, size, _ = images
-    if refers and not hasattr(class_of(name), "refer"):
+    if references != NO_REFERENCES and not hasattr(class_of(name), "refer"):
         raise UserError(
             f"{PARAMS}: train.references: the family {name!r} takes none; set it to {NO_REFERENCES}."
         )

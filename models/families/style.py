@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models import features
 from models.families import Alarm, Batch, Spec
-from models.features import gram
+from models.features import gram, relative
 from models.learning import Learner
 from models.noise import SampleNoise
 from models.pixels import eight_bits
@@ -89,15 +89,6 @@ def adain(h_BCHW: Tensor, mean_BC: Tensor, std_BC: Tensor) -> Tensor:
     """Features with these means and standard deviations instead of their own (H eq. 8)."""
     own_mean_BC, own_std_BC = (each[..., None, None] for each in moments(h_BCHW))
     return (h_BCHW - own_mean_BC) / own_std_BC * std_BC[..., None, None] + mean_BC[..., None, None]
-
-
-def relative(found_BX: Tensor, wanted_BX: Tensor) -> Tensor:
-    """Squared error over what is wanted, squared: (B,), 0 where they agree, 1 where nothing is found.
-
-    So no layer outweighs another by its scale, which the papers take from VGG-19 by fixed weights.
-    """
-    found_BN, wanted_BN = found_BX.flatten(1), wanted_BX.flatten(1)
-    return (found_BN - wanted_BN).square().sum(1) / wanted_BN.square().sum(1).clamp(min=1e-12)
 
 
 class Decoder(nn.Module):

@@ -7,16 +7,16 @@ on photographs occur together as they do in the exemplar.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from models import features
 from models.families import Alarm, Batch, Spec
+from models.learning import Learner
 from models.noise import SampleNoise
 from models.pixels import eight_bits
 from models.quilting import block_side, quilt
@@ -80,9 +80,8 @@ class Statistics:
         if tileable:
             around = min(AROUND, *x_BCHW.shape[2:])
             x_BCHW = F.pad(x_BCHW, (around, around, around, around), mode="circular")
-        found = zip((features.gram(h) for h in self.seen(x_BCHW)), self.grams, strict=True)
-        each = [(a - b).square().sum((1, 2)) / b.square().sum((1, 2)).clamp(min=1e-12) for a, b in found]
-        return torch.stack(each).mean(0)
+        found = zip(self.seen(x_BCHW), self.grams, strict=True)
+        return torch.stack([features.relative(features.gram(h), wanted) for h, wanted in found]).mean(0)
 
 
 def optimise(
@@ -142,7 +141,7 @@ def require(height: int, width: int) -> None:
         )
 
 
-class Texture(nn.Module):
+class Texture(Learner):
     """The family: it has nothing to learn, and lays a texture out of each source."""
 
     condition: ClassVar[str] = "image"
@@ -154,23 +153,12 @@ class Texture(nn.Module):
     SAMPLING: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.network = nn.Module()  # none
-        self.optimisers: dict[str, Optimizer] = {}
-
-    def attach(self, fabric: Any) -> None:
-        """Nothing is trained."""
+        super().__init__(config, spec, (0.9, 0.99))
+        self.network = nn.Identity()
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         """Nothing is trained."""
         return {"loss": 0.0}
-
-    def scale_lr(self, factor: float) -> None:
-        """Nothing is trained."""
-
-    def finish(self, batches: Any) -> None:
-        """Nothing is fitted."""
 
     @torch.no_grad()
     def sample(

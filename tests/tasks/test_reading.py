@@ -116,10 +116,10 @@ def test_a_family_that_paints_maps_needs_ids(tmp_path, monkeypatch):
 def test_references_are_looked_for_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"train\.references: .*styles: not found"):
-        read(changed(tmp_path, train__references="styles"))
+        check_families(read(changed(tmp_path, train__references="styles")))
     (tmp_path / "styles").mkdir()
     with pytest.raises(UserError, match=r"train\.references: .*styles: holds no image"):
-        read(changed(tmp_path, train__references="styles"))
+        check_families(read(changed(tmp_path, train__references="styles")))
     (tmp_path / "styles/one.png").write_bytes(b"")
     found = read(changed(tmp_path, train__references="styles", train__family="style"))
     check_families(found)
