@@ -38,6 +38,11 @@ def on_threads(params: Params, threads: int | None) -> Params:
     return params.model_copy(update={"machine": params.machine.model_copy(update={"threads": threads})})
 
 
+def told(accuracy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row keeps of an accuracy: mean, standard deviation, and each seed's own number."""
+    return {key: accuracy[key] for key in ("mean", "std", "per_seed")}
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A generator ready to sample: where, of how many parameters, after how many images, and a remark."""

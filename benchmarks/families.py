@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.contest import MULTIPLIERS, Bench
+from benchmarks.contest import MULTIPLIERS, Bench, told
 from benchmarks.rows import kept, read_rows
 from models.families import names
 from tasks import fitting
@@ -136,7 +136,7 @@ def row(bench: Bench, name: str, grid: Path) -> dict[str, Any]:
         "parameters": trained.parameters,
         "train_rate": round(trained.images / (60 * bench.minutes), 1) or None,
         "sample_rate": round(len(drawn.y) / seconds, 1),
-        "accuracy": {key: accuracy[key] for key in ("mean", "std", "per_seed")},
+        "accuracy": told(accuracy),
         **bench.distances(drawn),
         "bits_per_dim": bench.bits_per_dim(trained.family),
         "lr": lr,

@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 
 from benchmarks import peers
-from benchmarks.contest import Bench, Trained, on_threads
-from benchmarks.families import RESULTS, positive
+from benchmarks.contest import Bench, Trained, on_threads, told
+from benchmarks.families import RESULTS, cell, positive
+from models.families import names
 from tasks import fitting, probing, sampling
 from tasks.errors import UserError
 from tasks.layout import PARAMS
@@ -101,7 +102,7 @@ def row(bench: Bench, images: probing.Images, samples: int, seconds: float) -> d
         "minutes": bench.minutes,
         "samples": samples,
         "rate": round(samples / seconds, 1),
-        "accuracy": {key: accuracy[key] for key in ("mean", "std", "per_seed")},
+        "accuracy": told(accuracy),
     }
 
 
@@ -110,17 +111,15 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     peer = next((r["rate"] for name, r in rows.items() if name.startswith(PEER)), None)
     lines = ["|  | images/s | times the peer's | accuracy % |", "| --- | --- | --- | --- |"]
     for name, found in rows.items():
-        accuracy = found["accuracy"]
-        spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
         ratio = f"{found['rate'] / peer:.1f}" if peer else "-"
-        lines.append(f"| {name} | {found['rate']:,.0f} | {ratio} | {100 * accuracy['mean']:.2f}{spread} |")
+        lines.append(f"| {name} | {found['rate']:,.0f} | {ratio} | {cell(found['accuracy'], '.2f')} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train both, draw with both, print the table and keep the rows."""
     found = argparse.ArgumentParser("benchmarks.generation", description=(__doc__ or "").split("\n")[0])
-    found.add_argument("--family", default="consistency")
+    found.add_argument("--family", default="consistency", choices=names("label"))
     found.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     found.add_argument("--minutes", type=positive, default=10.0, help="of training, for each")
     found.add_argument("--samples", type=int, default=20_000, help="that ours draws")

@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = {}
     try:
         params = on_threads(read(PARAMS), options.threads)
+        if unknown := sorted(set(options.families or []) - set(names())):
+            raise UserError(f"--families: no family {unknown[0]!r}; there are: {', '.join(names())}.")
         for family in options.families or [name for name in names() if class_of(name).TRAINS]:
             try:
                 rows[family] = measure(params, options.data, family, options.steps)

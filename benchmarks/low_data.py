@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from benchmarks.rows import kept
-from tasks import dvc, overriding, recipe
+from tasks import dvc, overriding, recipe, references
 from tasks.errors import UserError
-from tasks.layout import PARAMS, REPORT, ROOT, SCORES, UNFINISHED
+from tasks.layout import NO_REFERENCES, PARAMS, REPORT, ROOT, SCORES, UNFINISHED
 from tasks.params import Params
 from tasks.reading import check_families, parse
 from tasks.recipe import Recipe
@@ -103,7 +103,9 @@ def params_of(
     family = whole.train.family
     if family not in found["families"]:
         raise UserError(f"train.family: no family {family!r}; there are: {', '.join(found['families'])}.")
-    check_families(whole)
+    if (folder := Path(whole.train.references)) != NO_REFERENCES:
+        found["train"]["references"] = str((ROOT / folder).resolve())  # no part of what is copied either
+    check_families(parse(Params, found, f"{PARAMS} with --set"))
     return found
 
 
@@ -118,6 +120,7 @@ def decided_by(params: Mapping[str, Any]) -> Recipe:
     sections = {name: params[name] for name in stages} | {"family": whole.family}
     sections["ingest"] = {**params["ingest"], "source": fingerprint(params["ingest"]["source"])}
     parts = {f"params.{name}": json.dumps(block, sort_keys=True) for name, block in sections.items()}
+    parts["references"] = references.digest(Path(whole.train.references))
     for stage in stages:
         for name in recipe.code(stage, whole.train.family):
             parts[name] = file_digest(ROOT / name)

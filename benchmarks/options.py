@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.contest import Bench, on_threads
-from benchmarks.families import RESULTS
+from benchmarks.contest import Bench, on_threads, told
+from benchmarks.families import RESULTS, cell
 from benchmarks.rows import kept
 from tasks.errors import UserError
 from tasks.layout import PARAMS, ROOT
@@ -136,7 +136,7 @@ def make(bench: Bench, row: Row, images: int) -> dict[str, Any]:
     accuracy = bench.accuracy(drawn, "test", bench.seeds)
     return {
         "images": images,
-        "accuracy": {key: accuracy[key] for key in ("mean", "std", "per_seed")},
+        "accuracy": told(accuracy),
         **bench.distances(drawn),
         "rollbacks": len(facts["rollbacks"]),
     }
@@ -172,10 +172,8 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
         if "ill" in row:
             lines.append(f"| {name} | did not train | - | - | - |")
             continue
-        accuracy = row["accuracy"]
-        spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
         numbers = f"{row['frechet_distance']:.2f} | {row['precision']:.3f} | {row['recall']:.3f}"
-        lines.append(f"| {name} | {100 * accuracy['mean']:.2f}{spread} | {numbers} |")
+        lines.append(f"| {name} | {cell(row['accuracy'], '.2f')} | {numbers} |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from benchmarks import layouts
@@ -26,3 +27,8 @@ def test_what_can_train_is_measured_and_what_can_not_is_named(data, tmp_path, mo
     told = capsys.readouterr()
     assert "pix2pix: not measured" in told.err
     assert layouts.markdown(rows) in told.out
+
+
+def test_an_unknown_family_is_answered_with_the_known_ones(data):
+    with pytest.raises(SystemExit, match="no family 'nope'; there are: breed"):
+        layouts.main(["--families", "nope", "--data", str(data)])

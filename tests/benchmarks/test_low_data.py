@@ -6,6 +6,7 @@ import pytest
 from benchmarks import low_data
 from tasks import dvc
 from tasks.errors import UserError
+from tasks.layout import NO_REFERENCES
 from tasks.reading import read
 from tests import making
 from tests.house import PARAMS, STAGES
@@ -117,3 +118,15 @@ def test_a_row_holds_what_the_report_says(tmp_path):
     told = {"accuracy": {}, "difference": {}, "recommendation": {}, "notes": ["n"], "headline": []}
     (data / "report/metrics.json").write_text(json.dumps({**told, "before": {}}))
     assert low_data.row(tmp_path) == {"samples": 60, "kept": 48, **told}
+
+
+def test_references_are_found_from_the_copy_too_and_decide_a_row(tmp_path):
+    given = {"train.family": "style", "train.references": str(tmp_path)}
+    changes = [f"{key}={value}" for key, value in given.items()]
+    (tmp_path / "a.png").write_bytes(b"one")
+    found = low_data.params_of(None, changes, 1)
+    assert found["train"]["references"] == str(tmp_path)
+    before = low_data.decided_by(found).digest
+    (tmp_path / "a.png").write_bytes(b"other")
+    assert low_data.decided_by(found).digest != before
+    assert low_data.params_of(None, [], 1)["train"]["references"] == str(NO_REFERENCES)

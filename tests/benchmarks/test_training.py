@@ -29,6 +29,7 @@ def test_the_shortest_budget_that_is_enough_ends_the_search(data, copied, rising
 def test_what_never_gets_there_says_how_far_it_came(data, tmp_path, monkeypatch, copied, rising, capsys):
     monkeypatch.setattr(training, "read", lambda path: bench(data).params)
     monkeypatch.setattr(peers, "missing", lambda name: None)
+    monkeypatch.setattr(contest, "version", lambda package: "1")
     asked = ["--families", "gan", "--minutes", "1", "3", "--peer", "2", "--data", str(data)]
     training.main([*asked, "--results", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text())
@@ -38,3 +39,6 @@ def test_what_never_gets_there_says_how_far_it_came(data, tmp_path, monkeypatch,
         "| diffusers | over 2 | 320 | 94.00 ± 1.00 | - |",
     ]
     assert training.markdown(rows) in capsys.readouterr().out
+    trained = len(copied)
+    training.main([*asked, "--results", str(tmp_path / "rows.json")])
+    assert len(copied) == trained  # finished rows are kept
