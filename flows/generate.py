@@ -6,6 +6,7 @@ from flows.engine import Engine
 from flows.footer import run, stage
 from tasks.layout import CHECKPOINT, SYNTHETIC, TRAIN
 from tasks.params import GenerateParams, Machine
+from tasks.reading import wrapped
 from tasks.recipe import recipe, unfinished
 
 
@@ -23,7 +24,9 @@ def generate(
 
     on = device.prepare(machine, params.precision)
     plan = planning.plan(params, checkpoint, real)
-    made_by = recipe("generate", {"generate": params}, [checkpoint, real], on.facts, plan.facts["family"])
+    name, inputs = plan.facts["family"], [checkpoint, real]
+    others = wrapped(name, plan.facts["config"])
+    made_by = recipe("generate", {"generate": params}, inputs, on.facts, name, others)
     engine = Engine(machine, on, made_by)
     with unfinished(out, made_by, resume=True) as work:
         missing, folder = plan.missing(work.path), work.path.resolve()

@@ -6,6 +6,7 @@ from typing import Any
 from flows.footer import craft, run, show_image, stage
 from tasks.layout import CALIBRATE, CHECKPOINT, REFERENCE, TRAIN
 from tasks.params import Machine, TrainParams
+from tasks.reading import wrapped
 from tasks.recipe import recipe, unfinished
 
 
@@ -23,9 +24,11 @@ def train(
     from tasks import device, fitting, references  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision, machine.devices)
-    inputs, family = [real, calibrate, reference], fitting.training.decided(params.family, family)
-    decides = {**on.facts, "input.references": references.digest(Path(params.references))}
-    made_by = recipe("train", {"train": params, "family": family}, inputs, decides, params.family)
+    name, inputs = params.family, [real, calibrate, reference]
+    family = fitting.training.decided(name, family)
+    decides = on.facts | references.part(Path(params.references))
+    others = wrapped(name, family)
+    made_by = recipe("train", {"train": params, "family": family}, inputs, decides, name, others)
     with unfinished(out, made_by, resume=True) as work:
         craft(fitting.fit)(work.path, real, calibrate, reference, params, family, on)
         for grid in sorted((work.path / "grids").iterdir())[-1:]:

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -96,6 +97,14 @@ def _plain(kind: Any) -> Any:
     """A type without its `| None`."""
     kinds = [k for k in get_args(kind) if k is not type(None)]
     return kinds[0] if len(kinds) == 1 else kind
+
+
+def wrapped(name: str, block: Mapping[str, Any]) -> list[str]:
+    """The families whose code a family of this block runs beside its own, as its module's `wraps` says."""
+    from models.families import load
+
+    module = load(name)
+    return module.wraps(module.Config(**block)) if hasattr(module, "wraps") else []
 
 
 def _short(text: str) -> str:

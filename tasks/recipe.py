@@ -74,8 +74,11 @@ def recipe(
     inputs: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
     family: str | None = None,
+    wrapped: Sequence[str] = (),
 ) -> Recipe:
     """Gather a stage's recipe: `params` by section, `inputs` as sealed folders or plain files.
+
+    `wrapped`: families whose code `family` runs beside its own.
 
     Each part's name says what kind it is, as a section and an input may both be called `train`.
     """
@@ -88,7 +91,7 @@ def recipe(
         if path.is_dir() and not sealed.is_file():
             raise UserError(f"{path}: is not sealed. Run `dvc repro`, which makes it.")
         parts[f"input.{path.name}"] = file_digest(sealed if path.is_dir() else path)
-    for name in code(stage, family):
+    for name in {name for each in (family, *wrapped) for name in code(stage, each)}:
         parts[name] = file_digest(ROOT / name)
     parts.update(environment or {})
     return Recipe(stage, parts)

@@ -35,6 +35,11 @@ def files(path: Path) -> list[Path]:
     return images
 
 
+def part(path: Path) -> dict[str, str]:
+    """The part of a recipe that the images of a folder are. Raises UserError as `files`."""
+    return {"input.references": digest(path)}
+
+
 def digest(path: Path) -> str:
     """What stands for the images of a folder in a recipe. Raises UserError as `files`."""
     told = hashlib.sha256()

@@ -98,7 +98,8 @@ class Family(Protocol):
     has `refer(x_RCHW)`, float32 in [-1, 1], as many as its spec says: it keeps in its state what it needs.
 
     `TRAINS`, `PARENTS` and `SAMPLING` are the class's, but where its config or spec makes them otherwise:
-    then an instance has its own. A module may have `decided(config) -> Config`, which puts in what the
+    then an instance has its own. A module may have `wraps(config) -> list[str]`, the other
+    families whose code it runs, and `decided(config) -> Config`, which puts in what the
     machine decides; that is what the checkpoint tells.
 
     One that selects among its own samples has `heed(judge)`: where there are classes, training hands it

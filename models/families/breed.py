@@ -71,6 +71,11 @@ class Config(BaseModel):
         return load(self.family).Config.model_validate({**self.options, **rate})
 
 
+def wraps(config: Config) -> list[str]:
+    """The families whose code this one runs: the parent family."""
+    return [config.family]
+
+
 def between(one: Tensor, other: Tensor, weight_B: Tensor) -> Tensor:
     """Genes between two parents', 0 and 1 being theirs, as long as theirs are: chance genes all are alike.
 

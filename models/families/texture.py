@@ -24,6 +24,7 @@ from models.quilting import block_side, quilt
 LEAST = 16  # pixels a side that an exemplar needs, for features that see an eighth of them
 FINE = 4 / 127.5  # deviation of the noise in patches that is too little to count
 PATCH = 5  # pixels a side that are compared as they are
+APART = 1 << 62  # takes a seed to that of another stream
 AROUND = 16  # pixels of the opposite edge that are seen beside a tileable texture's own
 
 
@@ -188,7 +189,10 @@ def exemplars(x_BCHW: Tensor, seeds_B: list[int], share: float) -> Tensor:
     """Of each image a part of this share of its sides, at a place that its seed decides."""
     H, W = (round(share * side) for side in x_BCHW.shape[2:])
     free_2 = torch.tensor([x_BCHW.shape[2] - H + 1, x_BCHW.shape[3] - W + 1])
-    corner_B2 = (SampleNoise(seeds_B).uniform((2,)) * free_2).long().minimum(free_2 - 1)
+    # Of a stream of its own, or the place would choose the blocks as well.
+    corner_B2 = (
+        (SampleNoise([seed ^ APART for seed in seeds_B]).uniform((2,)) * free_2).long().minimum(free_2 - 1)
+    )
     placed = zip(x_BCHW, corner_B2.tolist(), strict=True)
     return torch.stack([x_CHW[:, top : top + H, left : left + W] for x_CHW, (top, left) in placed])
 

@@ -8,6 +8,7 @@ import torch
 from models import features
 from models.families import Batch, Spec, texture
 from models.families.texture import Config, optimise
+from models.noise import SampleNoise
 from tests.house import ROOT
 from tests.models.test_quilting import jump, waves
 
@@ -97,3 +98,13 @@ def test_a_source_is_made_anew_by_the_method_that_is_named():
     }
     assert set(made["quilting"].unique().tolist()) <= set(waves(1, channels=1).unique().tolist())
     assert not torch.equal(made["quilting"], made["optimise"])
+
+
+def test_where_an_exemplar_lies_does_not_choose_its_blocks():
+    """Both are drawn by the seed: from streams of their own, or the two would be one number."""
+    x_BCHW = torch.arange(64.0).to(torch.uint8).view(1, 1, 8, 8).expand(200, -1, -1, -1)
+    seeds = list(range(200))
+    found = texture.exemplars(x_BCHW, seeds, 0.5)
+    tops = (found[:, 0, 0, 0] // 8).double()
+    firsts = SampleNoise(seeds).uniform((2,))[:, 0].double()
+    assert abs(torch.corrcoef(torch.stack([tops, firsts]))[0, 1]) < 0.25

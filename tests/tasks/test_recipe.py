@@ -10,8 +10,9 @@ import pytest
 from tasks import recipe as recipes
 from tasks.errors import UserError
 from tasks.params import PreprocessParams
+from tasks.reading import wrapped
 from tasks.recipe import recipe, unfinished
-from tasks.shards import read_index, seal
+from tasks.shards import file_digest, read_index, seal
 from tests.house import ROOT, STAGES
 
 
@@ -158,3 +159,13 @@ def test_other_code_than_the_recipe_says_is_refused(tmp_path):
     sound.hold()
     with pytest.raises(UserError, match=r"another flows/preprocess\.py than this run"):
         recipes.Recipe("preprocess", {**sound.parts, "flows/preprocess.py": "0"}).hold()
+
+
+@pytest.mark.parametrize("stage", ["train", "generate"])
+def test_code_of_a_wrapped_family_is_part_of_the_recipe(stage):
+    others = wrapped("breed", {"family": "gan"})
+    assert others == ["gan"]
+    assert wrapped("gan", {}) == []
+    found = recipe(stage, {}, family="breed", wrapped=others).parts
+    assert found["models/families/gan.py"] == file_digest(ROOT / "models/families/gan.py")
+    assert found.keys() == recipe(stage, {}, family="breed").parts.keys() | {"models/families/gan.py"}
