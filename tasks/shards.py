@@ -158,6 +158,13 @@ def write_shard(path: Path, table: pa.Table) -> Path:
     return path
 
 
+@contextmanager
+def filling(path: Path) -> Iterator[pq.ParquetWriter]:
+    """A shard of samples to write table by table, a row group each: whole in the end, or not there."""
+    with whole(path) as file, pq.ParquetWriter(file, SAMPLE, compression="zstd") as writer:
+        yield writer
+
+
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one shard. Raises UserError that names it if it is missing or broken."""
     try:

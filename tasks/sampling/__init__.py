@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,13 +22,15 @@ from tasks.sampling.planning import Plan, build, knobs, labels_of, read_checkpoi
 from tasks.shards import (
     INDEX,
     file_digest,
+    filling,
     image_column,
     png,
     sample_table,
     shard_name,
     spans,
-    write_shard,
 )
+
+Drawn = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 def draw_shard(number: int, plan: Plan, checkpoint: Path, real: Path, folder: Path, device: Device) -> Path:
@@ -46,29 +49,37 @@ def draw_shard(number: int, plan: Plan, checkpoint: Path, real: Path, folder: Pa
             real.resolve(), file_digest(real / INDEX), plan.drawn, plan.params.seed, plan.parents
         )
         sources = known.take(slice(start, stop))
-    encoded: list[Future[list[bytes]]] = []
-    shown: list[Future[list[bytes]]] = []
-    scores: list[float | None] = []
-    # A batch is encoded while the next one is drawn.
+    path = folder / shard_name(number)
+    packed: list[Future[None]] = []
+    # A batch is encoded and written while the next one is drawn.
     with (
-        ThreadPoolExecutor(1) as encoder,
+        filling(path) as shard,
+        ThreadPoolExecutor(1) as packer,
         Progress(f"generate, {shard_name(number)}", len(seeds)) as progress,
     ):
         for at in range(0, len(seeds), plan.params.batch):
             part = slice(at, at + plan.params.batch)
             of_part = sources.take(part) if sources else None
-            x_BCHW, score_B, shown_BCHW = draw(
-                family, labels[part], seeds[part], plan.params, device, of_part
-            )
-            encoded.append(encoder.submit(encode, x_BCHW))
-            if shown_BCHW is not None:
-                shown.append(encoder.submit(encode, shown_BCHW))
-            scores.extend([None] * len(x_BCHW) if score_B is None else score_B.tolist())
-            progress.add(len(x_BCHW))
-    images = [data for batch in encoded for data in batch.result()]
-    conditions = [data for batch in shown for data in batch.result()]
+            drawn = draw(family, labels[part], seeds[part], plan.params, device, of_part)
+            for earlier in packed[-1:]:
+                earlier.result()  # so that what could not be written ends this, and no batches pile up
+            facts = (plan.facts["family"], labels[part], seeds[part], of_part)
+            packed.append(packer.submit(pack, shard, drawn, *facts))
+            progress.add(len(seeds[part]))
+        packed[-1].result()
+    return path
+
+
+def pack(
+    shard: pq.ParquetWriter, drawn: Drawn, family: str, labels: np.ndarray, seeds: list[int],
+    sources: Sources | None,
+) -> None:  # fmt: skip
+    """Encode a batch as PNGs, and write it into the shard as a row group."""
+    x_BCHW, score_B, shown_BCHW = drawn
     ids = [f"{seed:016x}" for seed in seeds]
     names = [f"{i}.png" for i in ids]
+    images = [png(x_CHW) for x_CHW in x_BCHW]
+    conditions = None if shown_BCHW is None else [png(c_CHW) for c_CHW in shown_BCHW]
     table = sample_table(
         len(seeds),
         id=ids,
@@ -77,22 +88,17 @@ def draw_shard(number: int, plan: Plan, checkpoint: Path, real: Path, folder: Pa
         source_ids=sources.ids if sources else None,
         label=[None if label < 0 else int(label) for label in labels],
         sha256=[hashlib.sha256(data).hexdigest() for data in images],
-        family=[plan.facts["family"]] * len(seeds),
+        family=[family] * len(seeds),
         seed=seeds,
-        family_score=scores,
+        family_score=None if score_B is None else score_B.tolist(),
     )
-    return write_shard(folder / shard_name(number), table)
-
-
-def encode(x_BCHW: np.ndarray) -> list[bytes]:
-    """A batch as PNGs."""
-    return [png(x_CHW) for x_CHW in x_BCHW]
+    shard.write_table(table)
 
 
 def draw(
     family: Any, labels: np.ndarray, seeds: list[int], params: GenerateParams, device: Device,
     sources: Sources | None = None,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:  # fmt: skip
+) -> Drawn:  # fmt: skip
     """Draw at most `params.batch` samples: (B, C, H, W) uint8, and the family's scores (B,) or None.
 
     And what the family was shown of their sources, uint8 (B, 1 or 3, H, W), or None.

@@ -1,9 +1,11 @@
 """A sample is its seed: who drew it, in which shard or order, must not matter."""
 
+import errno
 import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -62,6 +64,37 @@ def test_shards_do_not_depend_on_order_or_resume(made, tmp_path):
     names = [p.name for p in sorted(first.iterdir())]
     assert len(names) == 3
     assert [file_digest(first / n) for n in names] == [file_digest(second / n) for n in names]
+
+
+def test_a_batch_is_written_before_the_next_but_one_is_drawn(made, tmp_path, monkeypatch):
+    plan, folder = draw_all(tmp_path / "a", *made, numbers=[], batch=2)
+    drawn, packed, plain, pack = [], [], sampling.draw, sampling.pack
+
+    def draw(*args):
+        assert len(packed) >= len(drawn) - 1
+        drawn.append(args)
+        return plain(*args)
+
+    monkeypatch.setattr(sampling, "draw", draw)
+    monkeypatch.setattr(sampling, "pack", lambda *args: packed.append(pack(*args)))
+    path = sampling.draw_shard(0, plan, *made, folder, DEVICE)
+    groups = pq.ParquetFile(path).metadata
+    assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [2] * 5
+
+
+def test_a_shard_that_can_not_be_written_ends_at_once_and_leaves_nothing(made, tmp_path, monkeypatch):
+    plan, folder = draw_all(tmp_path / "a", *made, numbers=[], batch=2)
+    drawn, plain = [], sampling.draw
+    monkeypatch.setattr(sampling, "draw", lambda *args: drawn.append(args) or plain(*args))
+
+    def full(x_CHW):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sampling, "png", full)
+    with pytest.raises(OSError, match="No space"):
+        sampling.draw_shard(0, plan, *made, folder, DEVICE)
+    assert len(drawn) == 2
+    assert not list(folder.iterdir())
 
 
 def test_rows_are_balanced_labelled_and_traceable(made, tmp_path):
