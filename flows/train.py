@@ -7,7 +7,7 @@ from flows.footer import craft, run, show_image, stage
 from tasks.layout import CALIBRATE, CHECKPOINT, REFERENCE, TRAIN
 from tasks.params import Machine, TrainParams
 from tasks.reading import wrapped
-from tasks.recipe import recipe, unfinished
+from tasks.recipe import place, recipe, unfinished
 
 
 @stage
@@ -23,12 +23,15 @@ def train(
     """Fit the family on `params.images` real images; go on from the last state if the work was cut off."""
     from tasks import device, fitting, references  # torch: not before it is needed
 
-    on = device.prepare(machine, params.precision, machine.devices)
+    on = device.prepare(machine, params.precision, trains=True)
     name, inputs = params.family, [real, calibrate, reference]
     family = fitting.training.decided(name, family)
     decides = on.facts | references.part(Path(params.references))
     others = wrapped(name, family)
     made_by = recipe("train", {"train": params, "family": family}, inputs, decides, name, others)
+    if fitting.together.joins(on):  # the first machine holds the work, and seals it
+        craft(fitting.fit)(place(out, made_by), real, calibrate, reference, params, family, on)
+        return out
     with unfinished(out, made_by, resume=True) as work:
         craft(fitting.fit)(work.path, real, calibrate, reference, params, family, on)
         for grid in sorted((work.path / "grids").iterdir())[-1:]:

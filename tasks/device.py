@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal, TypeVar
 
@@ -25,6 +25,7 @@ class Device:
     precision: Literal["fp32", "bf16"]
     threads: int  # of each process: how many draw or score shards does not change a byte
     processes: int = 1  # that train together, which changes the order of sums
+    nodes: int = 1  # machines that these are spread over, as many on each
 
     @property
     def facts(self) -> dict[str, str]:
@@ -65,7 +66,7 @@ class Device:
         if differing := [name for name in here if name in told and told[name] != here[name]]:
             name = differing[0]
             raise UserError(
-                f"machine.engine: a worker on {platform.node()} has {name} {here[name]!r}, where this "
+                f"machine: a worker on {platform.node()} has {name} {here[name]!r}, where this "
                 f"run has {told[name]!r}, and would draw other bytes. Make them the same."
             )
 
@@ -91,10 +92,10 @@ class Device:
         return torch.autocast(self.kind, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
-def prepare(machine: Machine, precision: Precision, processes: int = 1) -> Device:
+def prepare(machine: Machine, precision: Precision, trains: bool = False) -> Device:
     """Choose the device, pin the threads, and make results repeat. Raises UserError if there is no GPU.
 
-    processes: how many train together; they are one device to a recipe.
+    `trains`: the processes that train together, on all nodes, are one device to a recipe.
     `auto` precision is bf16 where the hardware computes in it, else fp32.
     """
     kind = machine.device
@@ -102,7 +103,9 @@ def prepare(machine: Machine, precision: Precision, processes: int = 1) -> Devic
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = "bf16" if _computes_in_bf16(kind) else "fp32"
-    device = Device(kind, precision, machine.threads or len(os.sched_getaffinity(0)), processes)
+    device = Device(kind, precision, machine.threads or len(os.sched_getaffinity(0)))
+    if trains:
+        device = replace(device, processes=machine.devices * machine.nodes, nodes=machine.nodes)
     device.settle()
     return device
 

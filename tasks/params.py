@@ -274,6 +274,7 @@ class Machine(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
     threads: int | None = Field(None, ge=1)
     engine: Literal["local", "dask"] = "local"
     workers: int | None = Field(None, ge=1)

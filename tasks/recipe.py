@@ -135,14 +135,19 @@ class Work:
         return self.out
 
 
+def place(out: Path, recipe: Recipe) -> Path:
+    """Where the unfinished work of a recipe lies."""
+    return out.parent / UNFINISHED.name / recipe.stage / recipe.digest
+
+
 @contextmanager
 def unfinished(out: Path, recipe: Recipe, resume: bool = False) -> Iterator[Work]:
     """Hold the unfinished work of one recipe under a lock; with `resume`, keep what is there already.
 
     Raises UserError if another process holds it, or if the place can't be written to.
     """
-    home = out.parent / UNFINISHED.name / recipe.stage
-    path = home / recipe.digest
+    path = place(out, recipe)
+    home = path.parent
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / f"{recipe.digest}.lock").open("w")

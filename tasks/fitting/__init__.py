@@ -65,7 +65,7 @@ def fit(
     if params.minutes is not None:
         raise UserError(
             "params.yaml: train.minutes: processes have no clock in common. Set it to null, "
-            "or machine.devices to 1."
+            "or machine.devices and machine.nodes to 1."
         )
     return launch(_fit, device, folder, real, calibrate, reference, params, block, device)
 
@@ -81,6 +81,11 @@ def _fit(
     device: Device,
 ) -> Path:
     """Train in one process, alone or beside others that do the same."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: the first machine's work is not here. Machines that train together need one data/ "
+            "on a shared file system, and the same params, code and libraries."
+        )
     training = Training(real, params, block, device, fabric)
     resumed = resume(training, [folder / STATE, folder / HEALTHY])
     fabric.barrier()  # nobody may write what another is still looking for

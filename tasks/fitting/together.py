@@ -1,10 +1,12 @@
 """Several processes that train one family together: each sees its rows of every batch, one of them writes.
 
-Fabric starts them and averages gradients (`machine.devices`). What they draw at random for a batch is
-what one process would draw for all of it, so that their number changes rounding alone.
+Fabric starts them and averages gradients (`machine.devices`, on each of `machine.nodes`). What they draw
+at random for a batch is what one process would draw for all of it, so that their number changes rounding
+alone.
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.overrides import TorchFunctionMode
@@ -23,6 +26,7 @@ from tasks.errors import UserError
 
 log = logging.getLogger("mintage.train")
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+MEET = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 SHAPED = (torch.randn, torch.rand)
 LIKE = (torch.randn_like, torch.rand_like)
 
@@ -32,18 +36,49 @@ def alone(device: Device) -> Fabric:
     return Fabric(accelerator=device.kind, devices=1, precision=PRECISION[device.precision])
 
 
+class Meeting(LightningEnvironment):
+    """Where the processes meet: as the environment says, whatever cluster this runs on.
+
+    A process may wait there for long, so from the first it dies with the one that started it.
+    """
+
+    def set_global_rank(self, rank: int) -> None:
+        """Take the number that this process has among all."""
+        if multiprocessing.parent_process():
+            die_with_parent(signal.SIGKILL)
+        super().set_global_rank(rank)
+
+
+def joins(device: Device) -> bool:
+    """Whether this machine joins the training of another one, rather than begin, keep and seal it.
+
+    Raises UserError if the environment does not say which machine this is, and where the first one is.
+    """
+    if device.nodes == 1:
+        return False
+    found = {name: os.environ.get(name, "") for name in MEET}
+    rank, known = found["NODE_RANK"], all(value.isdecimal() for value in list(found.values())[1:])
+    if found["MASTER_ADDR"] and known and int(rank) < device.nodes:
+        return int(rank) > 0
+    told = ", ".join(f"{name} {value!r}" if value else f"no {name}" for name, value in found.items())
+    raise UserError(
+        f"machine.nodes: found {device.nodes}, but in the environment {told}. Set the first two to where all "
+        f"machines reach the first one, NODE_RANK to each one's number, 0 to {device.nodes - 1}, and run the "
+        "same command on each."
+    )
+
+
 def launch(function: Callable[..., Any], device: Device, *arguments: Any) -> Any:
     """Call `function(fabric, *arguments)` in `device.processes` processes; return what the first one does.
 
     Raises UserError if one of them fails: its own, or one that says how it ended.
     """
-    if device.kind == "cuda" and torch.cuda.device_count() < device.processes:
-        raise UserError(
-            f"machine.devices: found {device.processes}, but torch sees {torch.cuda.device_count()} GPUs."
-        )
+    devices = device.processes // device.nodes
+    if device.kind == "cuda" and torch.cuda.device_count() < devices:
+        raise UserError(f"machine.devices: found {devices}, but torch sees {torch.cuda.device_count()} GPUs.")
     fabric = Fabric(
-        accelerator=device.kind, devices=device.processes, strategy="ddp_spawn",
-        precision=PRECISION[device.precision],
+        accelerator=device.kind, devices=devices, num_nodes=device.nodes, strategy="ddp_spawn",
+        precision=PRECISION[device.precision], plugins=[Meeting()],
     )  # fmt: skip
     try:
         with kills_children():
@@ -60,13 +95,12 @@ def launch(function: Callable[..., Any], device: Device, *arguments: Any) -> Any
 
 
 def _begin(device: Device, function: Callable[..., Any], arguments: tuple[Any, ...], fabric: Fabric) -> Any:
-    die_with_parent(signal.SIGKILL)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     if fabric.global_rank == 0:
         logging.getLogger("mintage").setLevel(logging.INFO)
     os.environ[PLACE] = str(fabric.local_rank)
-    device.settle()
     try:
+        device.settle(fabric.broadcast(device.facts))
         return function(fabric, *arguments)
     except UserError as error:  # as a value, since what is raised arrives as text
         return error

@@ -63,7 +63,7 @@ class Training:
         if self.batch_size % self.fabric.world_size:
             raise UserError(
                 f"params.yaml: train.batch: {self.batch_size} images can't be shared out equally among "
-                f"machine.devices: {self.fabric.world_size}."
+                f"{self.fabric.world_size} processes (machine.devices times machine.nodes)."
             )
         self.judge: Any = None  # of a family that selects by it
         self.images = 0

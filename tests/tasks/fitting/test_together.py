@@ -1,10 +1,12 @@
 """Several processes train as one does: the same losses but for rounding, one writer, and plain errors."""
 
 from dataclasses import replace
+from multiprocessing import get_context
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from tasks import fitting
 from tasks.device import PLACE
@@ -72,12 +74,32 @@ def test_rows_are_those_of_the_whole_draw(layout):
     assert torch.equal(parts(lambda: torch.randn(6), 0), parts(lambda: torch.randn(6), 1))
 
 
+def on_machines(given, monkeypatch):
+    """Train on two machines, each a process with an environment of its own, that share a file system."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(find_free_network_port()))
+    machines = []
+    for rank in (1, 0):
+        monkeypatch.setenv("NODE_RANK", str(rank))
+        machines.append(get_context("spawn").Process(target=fitting.fit, args=given))
+        machines[-1].start()
+    for machine in machines:
+        machine.join()
+        assert machine.exitcode == 0
+    return given[0]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.usefixtures("unhurried")
-def test_one_of_two_processes_writes_the_checkpoint(tmp_path, labelled, monkeypatch):
-    given = params("vae"), narrow("vae")
+def test_one_of_two_processes_writes_the_checkpoint(tmp_path, labelled, monkeypatch, nodes):
     (tmp_path / "two").mkdir()
     real, reference = labelled
-    out = fitting.fit(tmp_path / "two", real, real.with_name("calibrate"), reference, *given, TWO)
+    device = replace(TWO, nodes=nodes)
+    given = (real, real.with_name("calibrate"), reference, params("vae"), narrow("vae"), device)
+    if nodes == 2:
+        out = on_machines((tmp_path / "two", *given), monkeypatch)
+    else:
+        out = fitting.fit(tmp_path / "two", *given)
     one = train(tmp_path / "one", *labelled, "vae")
     assert sorted(p.name for p in out.rglob("*")) == sorted(p.name for p in one.rglob("*"))
     told = [[float(row["loss"]) for row in rows(folder / "loss.csv")] for folder in (out, one)]
@@ -89,12 +111,43 @@ def test_only_the_process_that_writes_plans_what_is_drawn(tmp_path):
     assert fitting.planned(SimpleNamespace(writes=False), tmp_path / "never opened") is None
 
 
+@pytest.mark.parametrize(("rank", "joins"), [("0", False), ("1", True)])
+def test_the_first_machine_keeps_the_work_and_others_join(monkeypatch, rank, joins):
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("NODE_RANK", rank)
+    assert together.joins(replace(TWO, nodes=2)) is joins
+    assert not together.joins(TWO)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [
+        ({"MASTER_ADDR": ""}, "no MASTER_ADDR"),
+        ({"MASTER_PORT": "none"}, "MASTER_PORT 'none'"),
+        ({"NODE_RANK": ""}, "no NODE_RANK"),
+        ({"NODE_RANK": "2"}, "NODE_RANK '2'"),
+    ],
+)
+def test_machines_that_do_not_know_where_to_meet_are_told(monkeypatch, lacks, told):
+    for name, value in {"MASTER_ADDR": "first", "MASTER_PORT": "29500", "NODE_RANK": "1", **lacks}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"^machine\.nodes: found 2.*{told}"):
+        together.joins(replace(TWO, nodes=2))
+
+
+def test_a_machine_that_does_not_see_the_work_is_told(tmp_path, labelled):
+    real, reference = labelled
+    given = real, real.with_name("calibrate"), reference, params("vae"), narrow("vae"), DEVICE
+    with pytest.raises(UserError, match="the first machine's work is not here"):
+        fitting.fit(tmp_path / "elsewhere", *given)
+
+
 def fail(fabric):
     raise UserError("train: mend this")
 
 
 def test_a_plain_error_comes_back_as_it_is(monkeypatch):
-    monkeypatch.setattr(together, "die_with_parent", lambda wish: None)
     monkeypatch.setattr(together.logging, "basicConfig", lambda **how: None)
     monkeypatch.setenv(PLACE, "0")
     assert str(together._begin(DEVICE, fail, (), alone(DEVICE))) == "train: mend this"
