@@ -48,6 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
 STATES = ("shard-*.parquet", "state.safetensors", "healthy.safetensors")
 WORKERS = (1, 2, 4)
 PATIENCE = 120  # seconds
+TRIES = 10  # to kill a stage before it is done
 
 
 class Project:
@@ -143,10 +144,11 @@ def killed(here: Project, stage: str, target: str, after: float) -> tuple[str, s
 def workers(parent: int) -> list[int]:
     """The worker processes of a stage."""
     found = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
+    for listed in Path(f"/proc/{parent}/task").glob("*/children"):  # any of its threads may have started them
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in listed.read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
     return found
 
 
@@ -216,10 +218,12 @@ def measure(here: Project, times: Mapping[str, int], results: Path) -> dict[str,
             for n in range(
                 rows.get(name, {}).get("tried", 0), len(range(number, count, len(TARGETS[stage])))
             ):
-                rng, found = random.Random(f"{name} {n}"), None
+                rng = random.Random(f"{name} {n}")
                 here.machine(workers=2 if stage == "generate" and (n % 2 or target == "a worker") else 1)
-                while found is None:
-                    found = killed(here, stage, target, rng.random() * seconds)
+                tries = (killed(here, stage, target, rng.random() * seconds) for _ in range(TRIES))
+                found = next(filter(None, tries), None)
+                if not found:
+                    raise RuntimeError(f"{name}: {TRIES} times it was done before it could be killed")
                 note(results, rows, name, found[0] == whole, found[1])
         if stage == "generate":
             for name in [name for name in ways if name not in rows]:

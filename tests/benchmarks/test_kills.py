@@ -1,4 +1,8 @@
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 
 from benchmarks import kills
 from tasks.layout import PARAMS
@@ -13,6 +17,16 @@ def test_the_table_of_kills_is_what_was_counted(tmp_path):
     assert json.loads((tmp_path / "kills.json").read_text()) == rows
     lines = kills.table(rows).splitlines()[2:]
     assert lines == ["| train, all killed | 2 | 1 |", "| generate, 2 workers | 1 | 1 |"]
+
+
+def test_a_worker_is_found_whichever_thread_started_it():
+    worker = get_context("spawn").Process(target=time.sleep, args=(60,))
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(worker.start).result()
+        assert worker.pid in kills.workers(os.getpid())
+        worker.kill()
+        worker.join()
+    assert worker.pid not in kills.workers(os.getpid())
 
 
 def test_the_facts_told_are_those_of_the_stages_that_are_killed(tmp_path):
