@@ -125,7 +125,7 @@ def killed(here: Project, stage: str, target: str, after: float) -> tuple[str, s
     running = here.begin("-m", f"flows.{stage}")
     here.at_work(stage, running)
     if target == "a worker":
-        wait_for(lambda: workers(running.pid) or running.poll() is not None)
+        here.at_work(stage, running, shards=1)  # before that it would only be starting
     time.sleep(after)
     victims = workers(running.pid)[:1] if target == "a worker" else [running.pid]
     over = not victims or (here.root / OUTS[stage] / INDEX).is_file()
