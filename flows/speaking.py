@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NoReturn
 
+from tasks.children import end_in_time
 from tasks.errors import UserError
 
 DENIED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -19,14 +20,19 @@ def plainly(name: str) -> Iterator[None]:
     """Show our log lines, say a user's error in its own words, and that a stopped run can go on."""
     signal.signal(signal.SIGTERM, _interrupt)
     speak()
+    code = 1
     try:
         yield
+        code = 0
     except UserError as error:
         sys.stderr.write(f"{name}: {error}\n")
-        sys.exit(1)
+        sys.exit(code)
     except KeyboardInterrupt:
+        code = 130
         sys.stderr.write(f"\n{name}: stopped. Run the same command again to go on.\n")
-        sys.exit(130)
+        sys.exit(code)
+    finally:
+        end_in_time(code)
 
 
 @cache

@@ -1,8 +1,9 @@
 """Processes: children that end with their parent, and work that a stop may not break."""
 
+import atexit
 import contextlib
 import ctypes
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -23,6 +24,20 @@ def die_with_parent(wish: int = signal.SIGTERM) -> None:
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             os._exit(1)  # it died before it could be asked for
+
+
+def end_in_time(code: int) -> None:
+    """Have this process's exit take no longer than GRACE_SECONDS, and then end it with `code` all the same.
+
+    A queue that a killed worker left full would else be waited for until the machine is switched off.
+    """
+    # multiprocessing, which waits so, was imported before: what is registered last comes first.
+    atexit.register(_limit_exit, code)
+
+
+def _limit_exit(code: int) -> None:
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(code))
+    signal.alarm(GRACE_SECONDS)
 
 
 def stop_group(child: "subprocess.Popen[Any]") -> None:

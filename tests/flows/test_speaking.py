@@ -4,6 +4,7 @@ import errno
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -24,6 +25,16 @@ def test_plainly_says_the_error_and_exits_1(capsys):
         raise UserError("data/real: not found. Run `dvc repro`.")
     assert ended.value.code == 1
     assert capsys.readouterr().err == "train: data/real: not found. Run `dvc repro`.\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (UserError("x"), 1), (KeyboardInterrupt(), 130)])
+def test_a_command_that_hangs_at_its_exit_ends_with_its_own_code(monkeypatch, error, code):
+    ends = []
+    monkeypatch.setattr(speaking, "end_in_time", ends.append)
+    with suppress(SystemExit), speaking.plainly("train"):
+        if error:
+            raise error
+    assert ends == [code]
 
 
 def test_progress_reaches_the_log():

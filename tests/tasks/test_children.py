@@ -99,3 +99,16 @@ def test_what_fails_in_unbroken_work_fails_as_itself():
     with pytest.raises(ValueError, match="own"), unbroken():
         raise ValueError("its own")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_queue_that_nobody_reads_does_not_keep_a_process_from_its_end():
+    code = """
+import multiprocessing
+from tasks import children
+children.GRACE_SECONDS = 1
+children.end_in_time(7)
+left_full = multiprocessing.Queue()
+left_full.put(bytes(1 << 20))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert ended.returncode == 7
