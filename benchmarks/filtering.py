@@ -11,12 +11,10 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import low_data
-from benchmarks.rows import kept
 from tasks.errors import UserError
 from tasks.layout import ROOT
 
@@ -46,13 +44,11 @@ def run(
     families: Sequence[str], changes: Sequence[str], seeds: int, results: Path
 ) -> dict[str, dict[str, Any]]:
     """Make the wanted rows, each written at once; those already there for the same settings are kept."""
-    rows: dict[str, dict[str, Any]] = {}
+    wanted = {}
     for family in families:
         own = [f"train.family={family}", f"train.images={IMAGES.get(family, 60_000)}"]
-        params = low_data.params_of(None, [*own, *changes], seeds, ARMS)
-        made_by = low_data.decided_by(params)
-        rows[family] = kept(results, family, made_by.digest, partial(low_data.measured, params, made_by))
-    return rows
+        wanted[family] = low_data.params_of(None, [*own, *changes], seeds, ARMS)
+    return low_data.rows(wanted, results)
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:

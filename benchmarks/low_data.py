@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        rows = run(options.per_class, options.set, options.seeds, options.results)
+        found = run(options.per_class, options.set, options.seeds, options.results)
     except UserError as error:
         sys.exit(str(error))
-    print(table(rows))
+    print(table(found))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,12 +75,17 @@ def run(
     wanted: Sequence[int], changes: Sequence[str], seeds: int, results: Path
 ) -> dict[str, dict[str, Any]]:
     """Make the wanted rows, each written at once; those already there for the same settings are kept."""
-    plain = [params_of(count, changes, seeds) for count in wanted]  # all are checked before any is run
-    rows: dict[str, dict[str, Any]] = {}
-    for count, params in zip(wanted, plain, strict=True):
+    plain = {str(count): params_of(count, changes, seeds) for count in wanted}
+    return rows(plain, results)
+
+
+def rows(wanted: Mapping[str, Mapping[str, Any]], results: Path) -> dict[str, dict[str, Any]]:
+    """The row of each name with its params; they were all checked before any is made."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, params in wanted.items():
         made_by = decided_by(params)
-        rows[str(count)] = kept(results, str(count), made_by.digest, partial(measured, params, made_by))
-    return rows
+        found[name] = kept(results, name, made_by.digest, partial(measured, params, made_by))
+    return found
 
 
 def params_of(
