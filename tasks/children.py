@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,17 +28,21 @@ def die_with_parent(wish: int = signal.SIGTERM) -> None:
 
 
 def end_in_time(code: int) -> None:
-    """Have this process's exit take no longer than GRACE_SECONDS, and then end it with `code` all the same.
+    """Have what this process does at its exit take no longer than GRACE_SECONDS, and end it with `code`.
 
     A queue that a killed worker left full would else be waited for until the machine is switched off.
     """
+    exiting = threading.Event()
+
+    def limit() -> None:
+        exiting.wait()
+        time.sleep(GRACE_SECONDS)
+        os._exit(code)
+
+    # Not by an alarm: while Python takes itself down, which a busy machine is slow at, that would kill it.
+    threading.Thread(target=limit, daemon=True).start()
     # multiprocessing, which waits so, was imported before: what is registered last comes first.
-    atexit.register(_limit_exit, code)
-
-
-def _limit_exit(code: int) -> None:
-    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(code))
-    signal.alarm(GRACE_SECONDS)
+    atexit.register(exiting.set)
 
 
 def stop_group(child: "subprocess.Popen[Any]") -> None:

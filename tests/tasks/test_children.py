@@ -112,3 +112,18 @@ left_full.put(bytes(1 << 20))
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
     assert ended.returncode == 7
+
+
+def test_a_process_that_is_slow_to_go_has_its_own_code():
+    """Also where Python takes longer than that to take itself down, and handles no signal any more."""
+    code = """
+import sys, time
+from tasks import children
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(2)
+children.GRACE_SECONDS = 1
+children.end_in_time(0)
+sys.slow = Slow()
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
