@@ -18,7 +18,7 @@ FLOOR = 8.0  # grey levels of deviation below which contrast is not stretched: i
 AVERAGED = 14  # pixels a side, from which 2 x 2 are averaged
 SHIFTS = (-1, 0, 1)  # pixels of a thumbnail, along each axis
 CHUNK = 1024
-FEW = 64  # of images that may be large
+FEW = 64  # of images that may be large, or of pairs, whose every shift is held at once
 
 
 class Sketch(NamedTuple):
@@ -87,7 +87,7 @@ def residual(a_PCHW: Tensor, b_PCHW: Tensor) -> Tensor:
     up to a pixel and of the mirror image: 0 for a copy; for strangers sqrt(2 - 2 r), r being their
     correlation. Above 15 pixels a side, 2 x 2 are averaged first, so that noise counts for less.
     """
-    found = [_residual(*pair) for pair in zip(a_PCHW.split(CHUNK), b_PCHW.split(CHUNK), strict=True)]
+    found = [_residual(*pair) for pair in zip(a_PCHW.split(FEW), b_PCHW.split(FEW), strict=True)]
     return torch.cat(found)
 
 
@@ -96,13 +96,15 @@ def _residual(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     step = 2 if min(H, W) >= AVERAGED else 1
     a_BCHW, b_BCHW = (_averaged(x.float(), step) for x in (a_BCHW, b_BCHW))
     core_BD = _plain(a_BCHW[..., 1 : H + 2 - step : step, 1 : W + 2 - step : step])
-    least_B = torch.full((len(core_BD),), torch.inf)
-    for seen_BCHW in (b_BCHW, b_BCHW.flip(3)):
-        for down in (1 + shift for shift in SHIFTS):
-            for right in (1 + shift for shift in SHIFTS):
-                part = seen_BCHW[..., down : down + H + 1 - step : step, right : right + W + 1 - step : step]
-                least_B = torch.minimum(least_B, (core_BD - _plain(part)).square_().mean(1))
-    return least_B.sqrt()
+    starts = [1 + shift for shift in SHIFTS]
+    seen = [
+        x_BCHW[..., down : down + H + 1 - step : step, right : right + W + 1 - step : step]
+        for x_BCHW in (b_BCHW, b_BCHW.flip(3))
+        for down in starts
+        for right in starts
+    ]
+    views_VBD = _plain(torch.cat(seen)).unflatten(0, (len(seen), -1))
+    return (core_BD - views_VBD).square().mean(2).amin(0).sqrt()
 
 
 def _averaged(x_BCHW: Tensor, step: int) -> Tensor:

@@ -99,7 +99,7 @@ def judge_rows(
     """
     samples, real = Shards.open(synthetic), Reference(reference)
     paths = sorted(folder.glob("measured-*.safetensors"))
-    labels_N, ids_N = samples.labels(), samples.table(["id"])["id"]
+    labels_N, ids_N = samples.labels(), samples.table(["id"]).combine_chunks()["id"]
     switched, rates = limits(params, real), for_rates(params, real)
     told = {IDENTICAL: column(paths, IDENTICAL)} | {
         name: beyond(column(paths, RULES[name].measure), name, limit_K, np.maximum(labels_N, 0))
@@ -117,7 +117,9 @@ def judge_rows(
         part = load_file(path)
         stop = start + len(part["features"])
         rows = {name: values[start:stop] for name, values in columns.items()}
-        verdicts = [[reasons[r] for r in np.flatnonzero(row)] for row in against_NR[start:stop]]
+        verdicts: list[list[str]] = [[] for _ in range(start, stop)]
+        for n, r in np.argwhere(against_NR[start:stop]).tolist():
+            verdicts[n].append(reasons[r])
         given = named(
             part | rows, real.ids("train"), ids_N, ids_N.slice(start, stop - start), labels_N[start:stop]
         )

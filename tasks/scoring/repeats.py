@@ -104,7 +104,8 @@ def representatives(
         known = {m for m in near if m in leaders} | ({same} - {n})
         asked = np.array(sorted(leaders - known), np.int64)
         if len(asked) and not known:
-            apart = residual(thumbs(np.full(len(asked), n)), thumbs(asked)).numpy()
+            one_1CHW = thumbs(np.array([n]))
+            apart = residual(one_1CHW.expand(len(asked), -1, -1, -1), thumbs(asked)).numpy()
             known = set(asked[apart < np.minimum(limit_N[n], limit_N[asked])].tolist())
         stands_N[n] = min(known, default=n)
     return np.where(stands_N == np.arange(len(stands_N)), -1, stands_N)

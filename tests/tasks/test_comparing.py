@@ -126,3 +126,16 @@ def test_a_kernel_distance_has_the_interval_of_both_whole_sets():
 def test_the_same_sets_give_the_same_numbers(rng):
     fake, real = crowd(rng, 60), crowd(rng, 50)
     assert compare(fake, real, ["a", "b"]) == compare(fake, real, ["a", "b"])
+
+
+def test_of_large_sets_as_many_rows_are_compared_whatever_their_order(rng, monkeypatch):
+    monkeypatch.setattr(comparing, "SPREAD", 60)
+    fake, real = crowd(rng, 1_200), crowd(rng, 100)
+    found = comparing._memberships(fake.features_ND, real.features_ND)
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "precision": 60, "recall": 60, "density": 60, "coverage": 60
+    }  # fmt: skip
+    half = comparing.drawn(torch.arange(1_200.0))
+    assert half.tolist() == sorted(set(half.tolist()))
+    assert 450 < float(half.mean()) < 750
+    assert comparing.drawn(torch.arange(60)).tolist() == list(range(60))
