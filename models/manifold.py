@@ -8,6 +8,7 @@ their pairs.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,18 @@ from torch import Tensor
 from models.neighbours import nearest_other
 
 BLOCK = 2048  # rows a side of the distances held at once
+
+
+class Told(NamedTuple):
+    """How many balls of each k hold each query (J, N), and how many queries each ball holds (J, M), int64.
+
+    And realism (N,), float32: the largest radius over distance, of the trusted first balls; 1 is at an edge.
+    Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 3.
+    """
+
+    by_query_JN: Tensor
+    by_ball_JM: Tensor
+    realism_N: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,27 +51,20 @@ class Manifold:
         """(M,) bool: the half of the first balls that are no larger than the median, for realism."""
         return self.radius_JM[0] <= self.radius_JM[0].median()
 
-    def holds(self, queries_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """How many balls of each k hold each query (J, N), int64, and how many queries each holds (J, M)."""
+    def tell(self, queries_ND: Tensor) -> Told:
+        """What the balls say of others, and how many of these each ball holds, in one pass over all pairs."""
         by_query_JN = torch.zeros(len(self.radius_JM), len(queries_ND), dtype=torch.int64)
         by_ball_JM = torch.zeros(self.radius_JM.shape, dtype=torch.int64)
+        realism_N = torch.zeros(len(queries_ND), dtype=torch.float64)
+        reach_M = self.radius_JM[0] * self.trusted_M
         for n, m, apart in _blocks(queries_ND, self.rows_MD):
             for j, radius_M in enumerate(self.radius_JM):
                 inside = apart <= radius_M[m]
-                by_query_JN[j, n] += inside.sum(1)
-                by_ball_JM[j, m] += inside.sum(0)
-        return by_query_JN, by_ball_JM
-
-    def realism(self, queries_ND: Tensor) -> Tensor:
-        """(N,) float32: the largest radius over distance, of the trusted first balls; 1 is at an edge.
-
-        Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 3.
-        """
-        found_N = torch.zeros(len(queries_ND), dtype=torch.float64)
-        radius_M = self.radius_JM[0, self.trusted_M]
-        for n, m, apart in _blocks(queries_ND, self.rows_MD[self.trusted_M]):
-            found_N[n] = torch.maximum(found_N[n], (radius_M[m] / apart.clamp_(min=1e-9)).amax(1))
-        return found_N.float()
+                by_query_JN[j, n] += inside.sum(1, dtype=torch.int32)  # 16 times as fast as in 64 bits
+                by_ball_JM[j, m] += inside.sum(0, dtype=torch.int32)
+            near = torch.div(reach_M[m], apart.clamp_(min=1e-9), out=apart)
+            realism_N[n] = torch.maximum(realism_N[n], near.amax(1))
+        return Told(by_query_JN, by_ball_JM, realism_N.float())
 
 
 def _blocks(queries_ND: Tensor, rows_MD: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:

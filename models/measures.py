@@ -135,6 +135,6 @@ def neighbourhood(
     """
     if len(fake_ND) <= k or len(real_MD) <= max(k, dense):
         raise ValueError(f"balls need more than {k} fake rows and {max(k, dense)} real ones")
-    by_fake_2N, by_ball_2M = Manifold.of(real_MD, k, dense).holds(fake_ND)
-    recalled_M = Manifold.of(fake_ND, k).holds(real_MD)[0][0] > 0
+    by_fake_2N, by_ball_2M, _ = Manifold.of(real_MD, k, dense).tell(fake_ND)
+    recalled_M = Manifold.of(fake_ND, k).tell(real_MD).by_query_JN[0] > 0
     return by_fake_2N[0] > 0, recalled_M, by_fake_2N[1].double() / dense, by_ball_2M[1] > 0

@@ -65,17 +65,16 @@ class Reference:
 
     def features(self, split: str) -> np.ndarray:
         """(N, D) float32 features of one split."""
-        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))["features"]
+        chosen = self._of(split, "features")
         return np.stack(chosen.to_numpy()) if len(chosen) else np.zeros((0, self.facts["dimensions"]), "f4")
 
     def ids(self, split: str) -> np.ndarray:
         """(N,) ids of one split, in the order of its features."""
-        return self.table.filter(pa.compute.equal(self.table["split"], split))["id"].to_numpy()
+        return self._of(split, "id").to_numpy()
 
     def labels(self, split: str) -> np.ndarray:
         """(N,) int64 labels of one split, -1 where there is none, in the order of its features."""
-        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))["label"]
-        return chosen.fill_null(-1).to_numpy().astype(np.int64)
+        return self._of(split, "label").fill_null(-1).to_numpy().astype(np.int64)
 
     def judge(self, device: Device) -> Judge:
         """The judge with its weights, on the device."""
@@ -90,13 +89,15 @@ class Reference:
 
     def column(self, split: str, name: str) -> np.ndarray:
         """(N,) float32: a measure of one split's images, in their order; NaN where it is not known."""
-        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))[name]
-        return chosen.to_numpy().astype(np.float32)
+        return self._of(split, name).to_numpy().astype(np.float32)
 
     def probabilities(self, split: str) -> np.ndarray | None:
         """(N, K) float32: what the judge finds of one split's images; None where it knows no classes."""
-        chosen = self.table.filter(pa.compute.equal(self.table["split"], split))["probabilities"]
+        chosen = self._of(split, "probabilities")
         return np.stack(chosen.to_numpy()) if len(chosen) and not chosen.null_count else None
+
+    def _of(self, split: str, name: str) -> pa.ChunkedArray:
+        return self.table[name].filter(pa.compute.equal(self.table["split"], split))
 
 
 def fit_judge(train: Path, params: CalibrateParams, device: Device, folder: Path) -> Path:

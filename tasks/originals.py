@@ -114,8 +114,7 @@ class Originals:
         if len(self.ids) > max(1, own_NP.shape[1]):
             found["authenticity"] = distance_Nk[:, 0] / self.apart_M[row_Nk[:, 0]].clamp(min=1e-9)
         if len(self.ids) > DENSITY_K:
-            held_2N, _ = self.manifold.holds(features_ND)
-            found["realism"] = self.manifold.realism(features_ND)
+            held_2N, _, found["realism"] = self.manifold.tell(features_ND)
             found["in_manifold"] = held_2N[0] > 0
             found["density"] = held_2N[1] / DENSITY_K
         if said.probabilities_NK is not None:

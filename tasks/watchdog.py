@@ -136,7 +136,7 @@ class Examiner:
                 variety.append(_mean_distance(fake_ND) / apart)
             if len(real_ND) > NEIGHBOURS:
                 balls = Manifold.of(torch.from_numpy(real_ND), NEIGHBOURS)
-                covered.append(float((balls.holds(torch.from_numpy(fake_ND))[1] > 0).double().mean()))
+                covered.append(float((balls.tell(torch.from_numpy(fake_ND)).by_ball_JM > 0).double().mean()))
         found = {"classes_shown": shown, "variety": [min(variety)] if variety else [], "score": covered}
         return {name: round(float(np.mean(values)), 6) if values else None for name, values in found.items()}
 
