@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.orchestration import TINY, clone, plain
 from tasks.layout import ROOT
@@ -24,6 +25,7 @@ RESULT = ROOT / "benchmarks/results/memory.json"
 BEFORE = ("ingest", "preprocess", "calibrate", "train")
 MEASURED = ("generate", "filter", "export")
 FLOOR = 1.1  # what generate may hold at many samples, beside what it holds at few
+LOG = "command.log"  # in the clone: what the last command said
 PARAMS: dict[str, dict[str, Any]] = {
     **TINY,
     "train": {"family": "vae", "images": 4_000},
@@ -39,16 +41,31 @@ def set_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
     override(root / "params.yaml", keys)
 
 
-def stage(name: str, root: Path, environment: Mapping[str, str]) -> float:
-    """Run a stage as a command; the most MiB that its process held."""
-    command = [sys.executable, "-m", f"flows.{name}"]
-    with open(root / f"{name}.log", "wb") as log:
-        child = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+class Spent(NamedTuple):
+    """What a command took: seconds by the clock and of a processor, and the most MiB that it held."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: float
+
+
+def spent(root: Path, environment: Mapping[str, str], *command: str) -> Spent:
+    """Run a Python command in `root`. Raises RuntimeError with the end of what it said if it fails."""
+    started = time.monotonic()
+    with open(root / LOG, "wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, *command], cwd=root, env=environment, stdout=log, stderr=log
+        )
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError((root / f"{name}.log").read_text(encoding="utf-8")[-2_000:])
-    return usage.ru_maxrss / 1024
+        raise RuntimeError((root / LOG).read_text(encoding="utf-8")[-2_000:])
+    return Spent(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def stage(name: str, root: Path, environment: Mapping[str, str]) -> Spent:
+    """Run a stage as a user does."""
+    return spent(root, environment, "-m", f"flows.{name}")
 
 
 def measure(root: Path, few: int, many: int, stages: Sequence[str]) -> dict[str, Any]:
@@ -63,7 +80,7 @@ def measure(root: Path, few: int, many: int, stages: Sequence[str]) -> dict[str,
             if name == "export":
                 plain(root, environment, ["evaluate"])
             if name in stages:
-                peaks[name].append(stage(name, root, environment))
+                peaks[name].append(stage(name, root, environment).peak)
             else:
                 plain(root, environment, [name])
     return {

@@ -12,7 +12,7 @@ def test_memory_is_told_of_each_stage_at_both_counts(tmp_path, monkeypatch):
         samples = read(root / "params.yaml").generate.num_samples
         ran.append((name, samples))
         counts.append(samples)
-        return 100.0 + samples
+        return memory.Spent(1.0, 1.0, 100.0 + samples)
 
     (tmp_path / "params.yaml").write_text(json.dumps(PARAMS))
     monkeypatch.setattr(memory, "clone", lambda root: {})

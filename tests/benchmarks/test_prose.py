@@ -13,6 +13,7 @@ from benchmarks import (
     kills,
     low_data,
     memory,
+    million,
     options,
     painting,
     restore,
@@ -54,7 +55,13 @@ def test_the_readmes_tables_are_the_kept_rows(name):
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(ingest.markdown, "ingest"), (kills.table, "kills"), (memory.markdown, "memory")]
+    ("table", "name"),
+    [
+        (ingest.markdown, "ingest"),
+        (kills.table, "kills"),
+        (memory.markdown, "memory"),
+        (million.markdown, "million"),
+    ],
 )
 def test_the_docs_hold_what_was_measured_of_scale(table, name):
     kept = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
