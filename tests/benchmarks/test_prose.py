@@ -16,6 +16,7 @@ from benchmarks import (
     million,
     options,
     painting,
+    pix2pix,
     restore,
 )
 from tests.house import ROOT
@@ -29,6 +30,7 @@ from tests.house import ROOT
         (low_data.table, "low_data"),
         (options.markdown, "options"),
         (painting.markdown, "painting"),
+        (pix2pix.markdown, "pix2pix-cifar10-5k"),
         (restore.table, "restore-cifar10-5k"),
     ],
 )
