@@ -3,8 +3,10 @@
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +21,16 @@ log = logging.getLogger("mintage.dvc")
 # DVC runs a stage through a shell. Bash gives way to a single command, so that the stage is DVC's own
 # child and ends with it (tasks/children.py); dash would stand between them.
 SHELL = {"SHELL": shell} if (shell := shutil.which("bash")) else {}
+# A store that hangs must not hold the clone until the next night. What it has got, it is not sent again.
+STORE_HOURS = 12.0
 
 
 @contextmanager
 def opened(root: Path) -> Iterator[Any]:
-    """DVC's view of the project at `root`. Raises UserError in DVC's words for what DVC refuses."""
+    """DVC's view of the project at `root`.
+
+    Raises UserError in DVC's words for what DVC refuses, or if it can't write down what it saw.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -32,7 +39,7 @@ def opened(root: Path) -> Iterator[Any]:
     try:
         with Repo(str(root)) as repo:
             yield repo
-    except DvcException as error:
+    except (DvcException, sqlite3.OperationalError) as error:  # such as: database or disk is full
         raise UserError(f"dvc: {hidden(str(error))}") from None
 
 
@@ -75,14 +82,18 @@ def reproduce(stage: str, root: Path, environment: Mapping[str, str], sparse: bo
 def fetch(paths: Sequence[str], root: Path) -> None:
     """Bring outs of dvc.lock into the tree, from the cache or else the default remote.
 
-    Raises UserError with DVC's last lines if one is in neither.
+    Raises UserError with DVC's last lines if one is in neither, or if the remote takes too long.
     """
-    _dvc(["pull" if remote(root) else "checkout", *paths], root, for_stores(os.environ), "fetch")
+    words = ["pull" if remote(root) else "checkout", *paths]
+    _dvc(words, root, for_stores(os.environ), "fetch", hours=STORE_HOURS)
 
 
 def push(root: Path) -> None:
-    """Send the data that dvc.lock names to the default remote. Raises UserError with DVC's last lines."""
-    _dvc(["push"], root, for_stores(os.environ), "push")
+    """Send the data that dvc.lock names to the default remote.
+
+    Raises UserError with DVC's last lines if it fails, or if the remote takes too long.
+    """
+    _dvc(["push"], root, for_stores(os.environ), "push", hours=STORE_HOURS)
 
 
 def remote(root: Path) -> str | None:
@@ -100,7 +111,13 @@ def settle(root: Path) -> None:
                     out.remove()
 
 
-def _dvc(arguments: Sequence[str], root: Path, environment: Mapping[str, str], doing: str) -> None:
+def _dvc(
+    arguments: Sequence[str],
+    root: Path,
+    environment: Mapping[str, str],
+    doing: str,
+    hours: float | None = None,
+) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,
@@ -114,15 +131,27 @@ def _dvc(arguments: Sequence[str], root: Path, environment: Mapping[str, str], d
         preexec_fn=die_with_parent,
     )
     lines: deque[str] = deque(maxlen=5)
+    given_up = threading.Event()
+
+    def give_up() -> None:
+        given_up.set()
+        stop_group(child)
+
+    watch = threading.Timer(3_600 * (hours or 0), give_up)
     try:
+        if hours:
+            watch.start()
         assert child.stdout is not None
         for line in map(str.rstrip, child.stdout):
             if line:
                 lines.append(hidden(line))
                 log.info("%s | %s", doing, lines[-1])
         if child.wait():
+            if given_up.is_set():
+                raise UserError(f"{doing}: given up after {hours:g} hours. Run again: it goes on from there.")
             raise UserError(f"{doing}: failed under DVC. Its last lines:\n" + "\n".join(lines))
     finally:
+        watch.cancel()
         stop_group(child)
 
 

@@ -127,7 +127,9 @@ def settle(patch: pytest.MonkeyPatch, base: Path) -> None:
     patch.setenv("PYTHONPATH", str(ROOT))  # the tiny project has no code of its own to check params with
 
 
-def in_process(arguments: list[str], root: Path, environment: object = None, doing: str = "") -> None:
+def in_process(
+    arguments: list[str], root: Path, environment: object = None, doing: str = "", hours: float | None = None
+) -> None:
     """Stand in for tasks.dvc's child process: starting DVC takes longer than all that it does here."""
     from dvc.cli import main
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -54,6 +55,12 @@ def test_a_broken_dvc_yaml_is_named(project):
         dvc.stages(project)
 
 
+def test_a_full_disk_is_told_in_plain_words(project):
+    """DVC keeps what it knows of files in a database, and says so in that one's words."""
+    with pytest.raises(UserError, match="dvc: database or disk is full"), dvc.opened(project):
+        raise sqlite3.OperationalError("database or disk is full")
+
+
 def test_a_stage_is_told_no_key(project, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never to be seen")
     monkeypatch.setenv("PREFECT_API_KEY", "told to the server")
@@ -63,6 +70,18 @@ def test_a_stage_is_told_no_key(project, monkeypatch):
     assert "never to be seen" not in told
     assert "told to the server" in told
     assert "MINTAGE_TASK_RUN=some run" in told
+
+
+@pytest.mark.parametrize("doing", ["push", "fetch"])
+def test_a_store_that_hangs_is_given_up(project, monkeypatch, doing):
+    """In the place of DVC, something that never ends."""
+    (project / "dvc").mkdir()
+    (project / "dvc/__init__.py").write_text("")
+    (project / "dvc/__main__.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(dvc, "STORE_HOURS", 0.5 / 3_600)
+    monkeypatch.setattr(dvc, "remote", lambda root: "store")
+    with pytest.raises(UserError, match=f"{doing}: given up after"):
+        dvc.push(project) if doing == "push" else dvc.fetch(["first.txt"], project)
 
 
 SLOW = """
