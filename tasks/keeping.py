@@ -46,13 +46,15 @@ def trim(root: Path, home: Path, keep: int) -> None:
     if not over:
         return
     with dvc.opened(root) as own, dvc.opened(home) as users:
-        used = _used(own, revs=[commit for tree, commit in held.items() if tree in published])
-        used |= _used(users, all_branches=True, all_experiments=True)
-        unused = _used(own, revs=list(over.values())) - used
+        stays = _used(own, revs=[commit for tree, commit in held.items() if tree in published])
+        theirs = _used(users, all_branches=True, all_experiments=True)
+        made = {tree: _used(own, revs=[commit]) - stays for tree, commit in over.items()}
+        unused = set().union(*made.values()) - theirs
         cache = own.cache.local
         kept = [HashInfo(cache.hash_name, each) for each in cache.all() if each not in unused]
         removed = gc(cache, kept)
-    for tree in over:
+    # What a user still has stays known, so that it goes when he has moved on.
+    for tree in (tree for tree, each in made.items() if not each & theirs):
         git(root, "update-ref", "-d", HELD + tree)
     log.info("removed %d files from the cache; the last %d published versions stay", removed, keep)
 

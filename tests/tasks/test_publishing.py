@@ -119,3 +119,14 @@ def test_old_versions_leave_the_cache_but_not_the_remote(nights):
     oldest, origin = nights.tags()[0], str(nights.origin)
     tiny.run(nights.base, "dvc", "get", "--quiet", "--rev", oldest, origin, "data/export")
     assert (nights.base / "export/index.json").exists()
+
+
+def test_what_a_user_has_leaves_the_cache_once_he_has_moved_on(nights):
+    level = nights.cached()
+    tiny.run(nights.home, "git", "pull", "--quiet", "--ff-only", "origin", "main")
+    for day in (10, 11, 12):
+        nights.run(day, keep=2)
+    assert nights.cached() > level
+    tiny.run(nights.home, "git", "pull", "--quiet", "--ff-only", "origin", "main")
+    nights.run(13, keep=2)
+    assert nights.cached() == level
