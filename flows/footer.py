@@ -114,8 +114,9 @@ def show_link(key: str, path: Path, description: str) -> None:
     """Show in Prefect where a file of this machine lies."""
     from prefect.artifacts import create_link_artifact
 
-    link = path.resolve().as_uri()
-    _artifact(create_link_artifact, key=key, link=link, link_text=path.name, description=description)
+    # The whole path as its text, to be copied: browsers open no file from a page of the web.
+    link, text = path.resolve().as_uri(), str(path.resolve())
+    _artifact(create_link_artifact, key=key, link=link, link_text=text, description=description)
 
 
 def show_progress(progress: Progress) -> None:

@@ -108,7 +108,8 @@ def show(root: Path, metrics: dict[str, Any]) -> None:
     """Show in Prefect what came out: the headline metrics, real and synthetic images, the report."""
     show_table("metrics", [{"metric": name, "value": value} for name, value in metrics.items()])
     show_image("samples", root / EXPORT / "preview.png")
-    show_link("report", root / REPORT / "report.html", "On the run's machine; `dvc get` has it anywhere.")
+    where = "On the run's machine: copy the path. `dvc get` has it anywhere."
+    show_link("report", root / REPORT / "report.html", where)
 
 
 def main() -> None:
