@@ -1,12 +1,16 @@
-"""What `dvc repro` costs beside the stages' own work, next to bare DVC with eight empty scripts.
+"""What DVC and Prefect cost beside the stages' own work, next to bare DVC with eight empty scripts.
 
 `python -m benchmarks.orchestration` clones the project and runs it on tiny params: its stages as
-plain scripts, then by `dvc repro` with no Prefect server, with one, and with nothing changed. It
-prints by how much the later runs are slower than the plain scripts.
+plain scripts, then by `dvc repro` with no Prefect server and with one, by the pipeline flow, and with
+nothing changed. It prints how much longer the later runs take a stage: the middle of all rounds, and
+the lowest and the highest.
 """
 
+import argparse
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +27,7 @@ from flows.server import Server
 from tasks.layout import ROOT
 
 RESULTS = ROOT / "benchmarks/results/orchestration.json"
+PEER = "bare DVC, 8 empty scripts"
 TINY: dict[str, dict[str, Any]] = {
     "ingest": {"source": "data/sources/digits.yaml"},
     "preprocess": {"size": 8},
@@ -44,21 +49,41 @@ def clone(root: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PREFECT_HOME": str(root / ".prefect"), "CI": "true"}
 
 
-def repro(root: Path, environment: dict[str, str], *options: str) -> float:
-    """Run `dvc repro` and return its wall-clock seconds."""
+def seconds(root: Path, environment: Mapping[str, str], *command: str) -> float:
+    """Run a Python module as a command, and return its wall-clock seconds."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", *options]
-    subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+    whole = [sys.executable, "-m", *command]
+    subprocess.run(whole, cwd=root, env=environment, check=True, capture_output=True)
     return time.monotonic() - started
+
+
+def repro(root: Path, environment: Mapping[str, str], *options: str) -> float:
+    """Run `dvc repro` and return its wall-clock seconds."""
+    return seconds(root, environment, "dvc", "repro", "--quiet", *options)
 
 
 def plain(root: Path, environment: Mapping[str, str], stages: Sequence[str]) -> float:
     """Run the crafts of `stages` as plain scripts, one process a stage, and return the seconds."""
-    started = time.monotonic()
-    for stage in stages:
-        command = [sys.executable, "-m", "benchmarks.plain", stage]
-        subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
-    return time.monotonic() - started
+    return sum(seconds(root, environment, "benchmarks.plain", stage) for stage in stages)
+
+
+def by_flow(root: Path, served: Mapping[str, str]) -> float:
+    """Run the pipeline flow; return the seconds from its first stage's start to its last one's end."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    seconds(root, served, "flows.pipeline")
+    named = FlowFilter.model_validate({"name": {"any_": ["pipeline"]}})
+    connected = temporary_settings({PREFECT_API_URL: served["PREFECT_API_URL"]})
+    with connected, get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(flow_filter=named, sort=FlowRunSort.START_TIME_DESC, limit=1)
+        own = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+        told = client.read_task_runs(flow_run_filter=own)
+    stages = [each for each in told if "reproduce" in each.task_key]
+    starts, ends = ([getattr(each, name) for each in stages] for name in ("start_time", "end_time"))
+    return (max(ends) - min(starts)).total_seconds()
 
 
 @contextmanager
@@ -85,29 +110,46 @@ def bare(root: Path) -> float:
     return repro(root, dict(os.environ))
 
 
+def measured(root: Path, environment: dict[str, str], stages: Sequence[str]) -> dict[str, float]:
+    """One round: the seconds outside the stages' own work, and that work's."""
+    own = plain(root, environment, stages)
+    row = {"plain scripts": own, "dvc repro, no server": repro(root, environment, "--force") - own}
+    with server(environment) as served:
+        row["dvc repro, server up"] = repro(root, served, "--force") - own
+        (root / "dvc.lock").unlink()
+        shutil.rmtree(root / ".dvc/cache/runs")
+        row["pipeline flow, server up"] = by_flow(root, served) - own
+        row["pipeline flow, nothing changed"] = by_flow(root, served)
+    row["dvc repro, nothing changed"] = repro(root, environment)
+    row[PEER] = bare(root.parent / "bare")
+    shutil.rmtree(root.parent / "bare")
+    return row
+
+
 def main() -> None:
     """Print the table, and keep it in benchmarks/results."""
+    parser = argparse.ArgumentParser("benchmarks.orchestration", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "project"
         environment = clone(root)
         repro(root, environment)  # the first run also makes Prefect's database
         stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-        own = plain(root, environment, list(stages))
-        seconds = {"no server": repro(root, environment, "--force")}
-        with server(environment) as served:
-            seconds["server up"] = repro(root, served, "--force")
-        rows = {
-            name: {"wall": round(wall, 1), "outside": round(wall - own, 1)} for name, wall in seconds.items()
-        }
-        rows["nothing changed"] = {"outside": round(repro(root, environment), 1)}
-        rows["bare dvc, 8 empty scripts"] = {"outside": round(bare(Path(folder) / "bare"), 1)}
-    peer = rows["bare dvc, 8 empty scripts"]["outside"]
-    print(f"the stages' own work, as eight plain scripts: {own:.1f} s")
-    for name, row in rows.items():
-        print(f"{name:28} outside it {row['outside']:6.1f} s   {row['outside'] / peer:5.1f}x bare")
-    rows["plain scripts"] = {"wall": round(own, 1)}
-    RESULTS.parent.mkdir(exist_ok=True)
+        each = [measured(root, environment, list(stages)) for _ in range(rounds)]
+    rows = {name: sorted(round(row[name] / len(stages), 2) for row in each) for name in each[0]}
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    print(markdown(rows))
+
+
+def markdown(rows: Mapping[str, Sequence[float]]) -> str:
+    """The seconds a stage (the middle of all rounds, the lowest, the highest) and the ratio to bare DVC."""
+    peer = statistics.median(rows[PEER])
+    lines = ["| | s a stage | times bare DVC |", "| --- | --- | --- |"]
+    for name, found in rows.items():
+        middle = statistics.median(found)
+        lines.append(f"| {name} | {middle:.2f} [{found[0]:.2f}, {found[-1]:.2f}] | {middle / peer:.1f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

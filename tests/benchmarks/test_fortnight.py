@@ -1,0 +1,71 @@
+"""The diary says what came of each night, and where it is not what should have."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import fortnight, machines
+
+ROW = {
+    "night": 3,
+    "what": "nothing special",
+    "state": "COMPLETED",
+    "stages": 4,
+    "versions": ["dataset/digits/2026-11-04-bd9ba077"],
+    "cache": 3_600_000,
+    "faults": [],
+}
+
+
+def test_a_night_is_a_row_and_what_held_is_a_list():
+    lines = fortnight.markdown({"diary": [ROW], "held": {"all is well": True, "so is this": False}}).split(
+        "\n"
+    )
+    assert lines[2] == "| 3 | nothing special | completed | 4 | 2026-11-04-bd9ba077 | 3.60 |"
+    assert lines[-2:] == ["- all is well: yes", "- so is this: NO"]
+
+
+@pytest.fixture
+def diary(tmp_path):
+    """A fortnight whose run has failed and published nothing."""
+    here = object.__new__(fortnight.Fortnight)
+    here.diary, here.before, here.started = [], [], 0.0
+    here.machines = SimpleNamespace(home=tmp_path, tags=list, orphans=list)
+    state = SimpleNamespace(type=SimpleNamespace(value="FAILED"), message="the store is down")
+    here.prefect = SimpleNamespace(
+        ended=lambda run: state, stages=lambda run: ["train"], said=lambda run: "push"
+    )
+    return here
+
+
+def test_what_was_expected_is_no_fault(diary):
+    diary.end("a bad night", "run", state="FAILED", says="store is down")
+    assert diary.diary[0]["faults"] == []
+
+
+def test_each_thing_that_was_not_expected_is_one(diary, capsys):
+    diary.machines.tags, diary.machines.orphans = lambda: ["a", "b"], lambda: ["python -m flows.train"]
+    diary.end("a good night", "run", says="going on from")
+    assert diary.diary[0]["faults"] == [
+        "FAILED: the store is down",
+        "2 versions",
+        "left running: python -m flows.train",
+        "never said 'going on from'",
+    ]
+    assert "NOT AS IT SHOULD" in capsys.readouterr().out
+
+
+def test_a_process_in_the_clone_is_found_and_no_other(tmp_path):
+    here = SimpleNamespace(clone=tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path, stdin=subprocess.PIPE) as child:
+        assert len(machines.Machines.at_work(here)) == 1
+        child.stdin.close()
+    assert machines.Machines.at_work(here) == []
+
+
+def test_a_file_that_holds_the_key_is_found(tmp_path):
+    (tmp_path / "silent.log").write_text("nothing")
+    (tmp_path / "loud.log").write_text(f"key: {machines.SECRET}")
+    assert fortnight.told(SimpleNamespace(base=tmp_path)) == [tmp_path / "loud.log"]
