@@ -147,7 +147,7 @@ def nights(fortnight: Fortnight) -> None:
     night("a gate is broken", overrides=broken, state="FAILED", says="kept_ratio")
     night("nothing special")
     other = {"overrides": {"generate.seed": 7}, "publish": True}
-    runs = fortnight.begin(), fortnight.prefect.schedule(FIRST, "on-demand", **other)
+    runs = fortnight.begin(), fortnight.begin("on-demand", **other)
     fortnight.end("two runs at once", *runs, says="another run is at work")
     night("nothing special")
 

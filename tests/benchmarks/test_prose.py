@@ -5,9 +5,11 @@ import json
 import pytest
 
 from benchmarks import (
+    database,
     families,
     faults,
     filtering,
+    fortnight,
     generation,
     ingest,
     kills,
@@ -15,6 +17,7 @@ from benchmarks import (
     memory,
     million,
     options,
+    orchestration,
     painting,
     pix2pix,
     restore,
@@ -68,3 +71,9 @@ def test_the_readmes_tables_are_the_kept_rows(name):
 def test_the_docs_hold_what_was_measured_of_scale(table, name):
     kept = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
     assert table(kept) in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("benchmark", [database, fortnight, orchestration])
+def test_the_docs_hold_the_kept_nights(benchmark):
+    kept = json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))
+    assert benchmark.markdown(kept) in (ROOT / "docs/nights.md").read_text(encoding="utf-8")
