@@ -236,7 +236,7 @@ class Prefect:
         from prefect.states import Scheduled
 
         deployment = self.client.read_deployment_by_name(f"pipeline/{name}")
-        state = Scheduled(scheduled_time=due)
+        state: Any = Scheduled(scheduled_time=due)
         run = self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=state)
         return run.id
 
