@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import (
+    asked,
     database,
     families,
     faults,
@@ -28,6 +29,7 @@ from tests.house import ROOT
 @pytest.mark.parametrize(
     ("table", "name"),
     [
+        (asked.markdown, "asked"),
         (filtering.markdown, "filtering"),
         (generation.markdown, "generation"),
         (low_data.table, "low_data"),
