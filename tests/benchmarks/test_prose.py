@@ -22,6 +22,7 @@ from benchmarks import (
     painting,
     pix2pix,
     restore,
+    training,
 )
 from tests.house import ROOT
 
@@ -37,6 +38,7 @@ from tests.house import ROOT
         (painting.markdown, "painting"),
         (pix2pix.markdown, "pix2pix-cifar10-5k"),
         (restore.table, "restore-cifar10-5k"),
+        (training.markdown, "training"),
     ],
 )
 def test_the_readme_holds_the_kept_table(table, name):
