@@ -115,10 +115,13 @@ def training_waits(data: Path, params: Params, device: Device, steps: int) -> di
     }
 
 
-def measure(root: Path, samples: int, few: Sequence[int], threads: int | None) -> dict[str, dict[str, Any]]:
-    """All rows, by what was done."""
+def measure(
+    root: Path, samples: int, few: Sequence[int], threads: int | None, family: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """All rows, by what was done; `family`: else that of params.yaml."""
     environment = clone(root)
-    set_params(root, {**SHORT, "machine": {"threads": threads}})
+    train = {**SHORT["train"], **({"family": family} if family else {})}
+    set_params(root, {**SHORT, "train": train, "machine": {"threads": threads}})
     plain(root, environment, BEFORE)
     params = read(root / PARAMS)
     device = prepare(params.machine, params.generate.precision)
@@ -143,10 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found.add_argument("--samples", type=int, default=20_000)
     found.add_argument("--steps", type=int, nargs="*", default=[2], help="few steps, beside the default")
     found.add_argument("--threads", type=int, help="of the computation; all cores unless told")
+    found.add_argument("--family", help="else train.family; one that samples in 1 step is `consistency`")
     found.add_argument("--results", type=Path, default=RESULT)
     options = found.parse_args(arguments)
+    asked = (options.samples, options.steps, options.threads, options.family)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder) / "project", options.samples, options.steps, options.threads)
+        rows = measure(Path(folder) / "project", *asked)
     write_text(options.results, json.dumps(rows, indent=1) + "\n")
     print(markdown(rows))
     print("floors:", ", ".join(f"{name} {100 * share:.0f} %" for name, share in FLOORS.items()))

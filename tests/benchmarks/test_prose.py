@@ -22,6 +22,7 @@ from benchmarks import (
     painting,
     pix2pix,
     restore,
+    shares,
     training,
 )
 from tests.house import ROOT
@@ -69,6 +70,7 @@ def test_the_readmes_tables_are_the_kept_rows(name):
         (ingest.markdown, "ingest"),
         (kills.table, "kills"),
         (memory.markdown, "memory"),
+        (shares.markdown, "shares"),
         (million.markdown, "million"),
     ],
 )
