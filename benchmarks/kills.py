@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from benchmarks.low_data import project
+from benchmarks.machines import until
 from benchmarks.orchestration import server
 from benchmarks.rows import read_rows
 from tasks.children import die_with_parent
@@ -152,15 +153,6 @@ def workers(parent: int) -> list[int]:
     return found
 
 
-def wait_for(happens: Any) -> None:
-    """Wait until it happens. Raises RuntimeError if it does not."""
-    deadline = time.monotonic() + PATIENCE
-    while not happens():
-        if time.monotonic() > deadline:
-            raise RuntimeError("waited in vain")
-        time.sleep(0.02)
-
-
 @contextmanager
 def cluster(here: Project) -> Iterator[tuple[str, list["subprocess.Popen[str]"]]]:
     """A Dask scheduler and two workers, of one thread each, over loopback."""
@@ -169,7 +161,7 @@ def cluster(here: Project) -> Iterator[tuple[str, list["subprocess.Popen[str]"]]
     quiet = ("--no-dashboard", "--scheduler-file", str(told))
     parts = [here.begin("-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", *quiet)]
     try:
-        wait_for(lambda: told.is_file() and told.read_text())
+        until(lambda: told.is_file() and told.read_text(), "Dask's scheduler")
         own = ("--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", *quiet)
         parts += [here.begin("-m", "dask", "worker", *own) for _ in range(2)]
         yield json.loads(told.read_text())["address"], parts[1:]

@@ -57,8 +57,8 @@ def joins(device: Device) -> bool:
     if device.nodes == 1:
         return False
     found = {name: os.environ.get(name, "") for name in MEET}
-    rank, known = found["NODE_RANK"], all(value.isdecimal() for value in list(found.values())[1:])
-    if found["MASTER_ADDR"] and known and int(rank) < device.nodes:
+    address, port, rank = found.values()
+    if address and port.isdecimal() and rank.isdecimal() and int(rank) < device.nodes:
         return int(rank) > 0
     told = ", ".join(f"{name} {value!r}" if value else f"no {name}" for name, value in found.items())
     raise UserError(

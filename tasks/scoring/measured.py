@@ -1,6 +1,5 @@
 """What was measured of each shard's samples, in a file a shard, read a column at a time."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +31,17 @@ class Thumbs:
     """The thumbnails of all samples, each read from its measured shard when it is asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
-        self.paths, self.starts = paths, _starts(paths)
-        self.places = [_place(path, "thumbs") for path in paths]
+        self.starts = _starts(paths)
+        self.slices = [safe_open(path, "numpy").get_slice("thumbs") for path in paths]
 
     def __call__(self, rows_N: np.ndarray) -> Tensor:
         """uint8 (N, C, h, w) of these rows."""
-        found = np.empty((len(rows_N), *(self.places[0][1] if self.places else (1, 1, 1))), np.uint8)
+        if not len(rows_N):
+            shape = self.slices[0].get_shape()[1:] if self.slices else (1, 1, 1)
+            return torch.zeros(0, *shape, dtype=torch.uint8)
         shards_N = np.searchsorted(self.starts, rows_N, side="right") - 1
-        for shard in np.unique(shards_N).tolist():
-            first = self.places[shard][0] - int(self.starts[shard]) * found[:1].nbytes
-            with open(self.paths[shard], "rb", buffering=0) as file:
-                for n in np.flatnonzero(shards_N == shard).tolist():
-                    file.seek(first + int(rows_N[n]) * found[:1].nbytes)
-                    file.readinto(found[n].data)
-        return torch.from_numpy(found)
-
-
-def _place(path: Path, name: str) -> tuple[int, tuple[int, ...]]:
-    """Where a column of uint8 begins in a safetensors file, and the shape of a row of it.
-
-    The file's first eight bytes tell the length of its header, which is JSON.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        told = json.loads(file.read(length))[name]
-    return 8 + length + told["data_offsets"][0], tuple(told["shape"][1:])
+        places = zip(shards_N.tolist(), (rows_N - self.starts[shards_N]).tolist(), strict=True)
+        return torch.from_numpy(np.concatenate([self.slices[shard][n : n + 1] for shard, n in places]))
 
 
 def _starts(paths: list[Path]) -> np.ndarray:
