@@ -1,6 +1,7 @@
 """Pipeline: all stages through DVC, nested in one run. `--serve` runs it on `schedule`."""
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tasks.layout import EXPORT, PARAMS, REPORT, ROOT
 from tasks.params import Schedule
 from tasks.reading import read, section
 
+log = logging.getLogger("mintage.pipeline")
 TRIES = 3
 NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
 TAGS = ["mintage", "nightly"]
@@ -116,17 +118,25 @@ def main() -> None:
     """Run the pipeline once, or serve it on the schedule of params.yaml."""
     asked = arguments()
     os.chdir(ROOT)
-    with plainly("pipeline"), Server() as server:
+    with plainly("pipeline"), Server(stays=asked.serve) as server:
         params = read(PARAMS)
         wanted = {name: value for name, value in vars(asked).items() if value is not None and name != "serve"}
         wanted["overrides"] = overriding.parsed(asked.overrides)
         with connected(server):
             if asked.serve:
-                parameters = {**NIGHTLY, **wanted}
-                schedule = nightly_at(params.schedule)
-                pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
+                serve(server, nightly_at(params.schedule), {**NIGHTLY, **wanted})
             else:
                 call(pipeline, wanted)
+
+
+def serve(server: Server, schedule: PrefectSchedule, parameters: dict[str, Any]) -> None:
+    """Stay, and run at the schedule. A server of our own is told what to do with dead runs."""
+    if server.child:
+        from flows import automations  # its imports take a while
+
+        automations.write(automations.crashed())
+    log.info("Prefect's UI is at %s", server.url.removesuffix("/api"))
+    pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
 
 
 def nightly_at(schedule: Schedule) -> PrefectSchedule:

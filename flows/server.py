@@ -1,14 +1,17 @@
-"""The Prefect server that a run talks to: the one that settings name, else a temporary one of its own.
+"""The Prefect server that a run talks to: the one that settings name, else one of its own.
 
 Prefect can start a temporary server itself, but imports all of the server into the client to do
 so, and only when the flow begins. Started here as a plain child process, it comes up while the
-stage imports torch.
+stage imports torch. What Prefect calls ephemeral has neither scheduler nor UI, so that whoever
+serves runs needs a whole one, and one that is started again when it dies.
 """
 
+import logging
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from urllib.parse import urlsplit
@@ -18,25 +21,43 @@ from prefect.settings import get_current_settings
 from tasks.children import die_with_parent
 from tasks.errors import UserError
 
+log = logging.getLogger("mintage.server")
+LOOPBACK = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 3
+AGAIN_SECONDS = 5
+VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
+OURS = {"PREFECT_SERVER_ANALYTICS_ENABLED": "0", "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL"}
+EPHEMERAL = {
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_UI_ENABLED": "0",
+}
 
 
 class Server:
-    """A server's URL; `child` is its process if it is ours. As a context, it ends with the run."""
+    """A server's URL; `child` is its process if it is ours. As a context, it ends with the run.
 
-    def __init__(self) -> None:
+    One that `stays` has all of Prefect's services, the UI among them, at Prefect's own host and port.
+    Raises UserError then if a server that settings name does not answer, or if the port is taken.
+    """
+
+    def __init__(self, stays: bool = False) -> None:
         self.child: subprocess.Popen[bytes] | None = None
+        self.ending = False
         url = get_current_settings().api.url
         if url and not answers(url):
+            if stays:
+                raise UserError(f"PREFECT_API_URL: no server answers at {url}. Start it, or unset this.")
             sys.stderr.write(f"PREFECT_API_URL: no server answers at {url}; going on with a temporary one.\n")
             url = None
-        self.url = url or self._start()
+        self.url = url or (self._stay() if stays else self._start())
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *failure: object) -> None:
+        self.ending = True
         if self.child is None:
             return
         self.child.terminate()
@@ -48,25 +69,33 @@ class Server:
 
     def _start(self) -> str:
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((LOOPBACK, 0))
             port = free.getsockname()[1]
-        self.child = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-                *("--host", "127.0.0.1", "--port", str(port), "--log-level", "critical"),
-            ],
-            env={
-                **os.environ,
-                "PREFECT__SERVER_EPHEMERAL": "1",
-                "PREFECT__SERVER_FINAL": "1",
-                "PREFECT_SERVER_UI_ENABLED": "0",
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
-                "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
-            },
-            stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
-        )
-        return f"http://127.0.0.1:{port}/api"
+        self.child = process(LOOPBACK, port, EPHEMERAL)
+        return f"http://{LOOPBACK}:{port}/api"
+
+    def _stay(self) -> str:
+        asked = get_current_settings().server.api
+        here = LOOPBACK if asked.host in ("0.0.0.0", "::") else asked.host
+        url = f"http://{here}:{asked.port}/api"
+        if answers(url):
+            raise UserError(
+                f"prefect: port {asked.port} is in use. If a Prefect server is there, name it: "
+                f"export PREFECT_API_URL={url}. Else choose another: export PREFECT_SERVER_API_PORT=4201."
+            )
+        settings = {VACUUM: os.environ.get(VACUUM, "events,flow_runs"), "PREFECT_API_URL": url}
+        self.child = process(asked.host, asked.port, settings)
+        threading.Thread(target=self._again, args=(asked.host, asked.port, settings), daemon=True).start()
+        return url
+
+    def _again(self, host: str, port: int, settings: dict[str, str]) -> None:
+        while self.child:
+            self.child.wait()
+            time.sleep(AGAIN_SECONDS)
+            if self.ending:
+                return
+            log.warning("prefect: its server died; starting it again")
+            self.child = process(host, port, settings)
 
     def wait(self) -> str:
         """Wait until the server is healthy, and return its URL. Raises UserError if it does not come up."""
@@ -86,6 +115,19 @@ class Server:
                 return True
         except OSError:
             return False
+
+
+def process(host: str, port: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a Prefect server. It ends with the thread that started it."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *("--host", host, "--port", str(port), "--log-level", "critical"),
+        ],
+        env={**os.environ, **OURS, **settings},
+        stdin=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+    )
 
 
 def answers(url: str) -> bool:
