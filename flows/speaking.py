@@ -27,6 +27,11 @@ def plainly(name: str) -> Iterator[None]:
     except UserError as error:
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(code)
+    except OSError as error:
+        if not denied(error):
+            raise
+        sys.stderr.write(f"{name}: {error}. Mend this, and run the same command again to go on.\n")
+        sys.exit(code)
     except KeyboardInterrupt:
         code = 130
         sys.stderr.write(f"\n{name}: stopped. Run the same command again to go on.\n")
@@ -44,7 +49,7 @@ def speak() -> None:
 
 
 def denied(error: object) -> bool:
-    """Whether an error is want of space or rights, which `tasks.recipe.unfinished` tells in plain words."""
+    """Whether an error is want of space or rights, which users mend."""
     return isinstance(error, OSError) and error.errno in DENIED
 
 

@@ -30,6 +30,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _as_names(value: Any) -> Any:
+    """Blocks by class, whose names are texts: YAML reads a class called 3 as a number."""
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
+
+
 class IngestParams(Section):
     """Where real images come from, and how many may be bad."""
 
@@ -166,6 +171,8 @@ class GenerateParams(Section):
     precision: Precision = "auto"
     shard_size: int = Field(1_000, gt=0)
 
+    _named = field_validator("class_counts", mode="before")(_as_names)
+
     @field_validator("class_counts")
     @classmethod
     def _counts(cls, value: Any) -> Any:
@@ -185,11 +192,7 @@ class Limit(Section):
     value: float | None = Field(None, allow_inf_nan=False)
     classes: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        """YAML reads a class called 3 as a number."""
-        return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
+    _named = field_validator("classes", mode="before")(_as_names)
 
     @model_validator(mode="after")
     def _one(self) -> "Limit":

@@ -33,10 +33,17 @@ SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"
 
 @contextmanager
 def clone_of(home: Path) -> Iterator[Path]:
-    """Hold the clone that belongs to the tree at `home`, alone; another run waits until this one ends."""
+    """Hold the clone that belongs to the tree at `home`, alone; another run waits until this one ends.
+
+    Raises UserError if there can be none.
+    """
     root = place(home)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with root.with_name(root.name + ".lock").open("w") as lock:
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        opened = root.with_name(root.name + ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{root.parent}: {error.strerror}. Make room there, or set XDG_CACHE_HOME.") from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

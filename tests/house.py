@@ -1,6 +1,7 @@
 """What the tests know of the house: its modules, what each imports, and what dvc.yaml says."""
 
 import ast
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("flows", "tasks", "models")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+# A project that has published has params of its own, and a lock.
+PUBLISHED = bool(subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True).stdout)
 # They only say or carry what params and paths decide already; as deps, a new field for export
 # would retrain the generator.
 NO_DEPS = {

@@ -15,7 +15,7 @@ from models.families import load
 from tasks import layout
 from tasks.params import Params
 from tasks.reading import read
-from tests.house import NO_DEPS, PARAMS, ROOT, STAGES, closure, families, modules
+from tests.house import NO_DEPS, PARAMS, PUBLISHED, ROOT, STAGES, closure, families, modules
 
 CODE = (".py", ".j2")
 PATHS = {p.as_posix() for p in vars(layout).values() if isinstance(p, Path) and not p.is_absolute()}
@@ -106,6 +106,7 @@ def test_family_has_a_block_that_its_config_accepts(family):
     load(family).Config.model_validate(PARAMS["families"][family])
 
 
+@pytest.mark.skipif(PUBLISHED, reason="params.yaml is what a night has published")
 def test_readme_table_gives_every_param_its_default():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.*?) \|", text, re.M))
@@ -146,14 +147,13 @@ def test_gitignore_covers_every_out():
     assert "/data/.unfinished" in ignored
 
 
-def test_no_lock_is_shipped():
+def test_no_lock_is_shipped_but_by_publishing():
     """A lock without data behind it makes a fresh pull skip all stages and produce nothing."""
     import subprocess
 
-    tracked = subprocess.run(
-        ["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert not tracked.stdout.strip()
+    command = ["git", "log", "--max-count=1", "--format=%s", "--", "dvc.lock"]
+    last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert last.startswith("Publish ") or not PUBLISHED
 
 
 @pytest.fixture(scope="module")

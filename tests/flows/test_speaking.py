@@ -27,6 +27,15 @@ def test_plainly_says_the_error_and_exits_1(capsys):
     assert capsys.readouterr().err == "train: data/real: not found. Run `dvc repro`.\n"
 
 
+def test_want_of_rights_is_told_and_a_broken_disk_is_shown_whole(capsys):
+    with pytest.raises(SystemExit) as ended, speaking.plainly("train"):
+        raise OSError(errno.EACCES, "Permission denied", "/srv/nothing")
+    assert ended.value.code == 1
+    assert "Permission denied: '/srv/nothing'" in capsys.readouterr().err
+    with pytest.raises(OSError, match="broken"), speaking.plainly("train"):
+        raise OSError(errno.EIO, "a broken disk")
+
+
 @pytest.mark.parametrize(("error", "code"), [(None, 0), (UserError("x"), 1), (KeyboardInterrupt(), 130)])
 def test_a_command_that_hangs_at_its_exit_ends_with_its_own_code(monkeypatch, error, code):
     ends = []

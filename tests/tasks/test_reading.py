@@ -71,6 +71,11 @@ def test_mistakes_are_named(tmp_path, values, words):
     assert len(text.splitlines()) <= 6
 
 
+def test_classes_that_yaml_reads_as_numbers_are_named(tmp_path):
+    found = read(changed(tmp_path, generate__class_counts={3: 100, "cat": 2}))
+    assert found.generate.class_counts == {"3": 100, "cat": 2}
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "\x00"])
 def test_files_that_are_no_params(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)

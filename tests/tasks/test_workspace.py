@@ -152,6 +152,13 @@ def test_two_runs_at_once_queue(home):
     assert entered.wait(30)
 
 
+def test_a_cache_folder_that_can_not_be_made_is_told(home, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"Not a directory.*XDG_CACHE_HOME"), workspace.clone_of(home):
+        pass
+
+
 def test_a_tree_without_origin_is_cloned_itself(home, tmp_path):
     alone = tmp_path / "alone"
     shutil.copytree(home, alone)
