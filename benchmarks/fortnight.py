@@ -145,11 +145,17 @@ def nights(fortnight: Fortnight) -> None:
     fortnight.end("somebody else pushes first", run, says="somebody else pushed to main first")
     broken = {"gates.kept_ratio.min": 2.0}
     night("a gate is broken", overrides=broken, state="FAILED", says="kept_ratio")
-    night("nothing special")
+    run = fortnight.begin()
+    until(lambda: machines.begun("generate"), "generate")
+    machines.kill_run()
+    fortnight.end("the run alone is killed in generate, as when memory is short", run, state="CRASHED")
+    run = fortnight.begin()
+    until(lambda: machines.begun("generate"), "generate")
+    fortnight.prefect.cancel(run)
+    fortnight.end("somebody cancels the run in generate", run, state="CANCELLED")
     other = {"overrides": {"generate.seed": 7}, "publish": True}
     runs = fortnight.begin(), fortnight.begin("on-demand", **other)
     fortnight.end("two runs at once", *runs, says="another run is at work")
-    night("nothing special")
 
 
 def pulled(machines: Machines, tags: list[str]) -> list[str]:

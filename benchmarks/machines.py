@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from benchmarks.orchestration import clone
@@ -181,6 +182,11 @@ class Machines:
         (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
         process.wait()
 
+    def kill_run(self) -> None:
+        """SIGKILL what the worker started, as the kernel does when memory is short; the worker lives."""
+        for child in psutil.Process(self.processes["worker"].pid).children():
+            child.kill()
+
     @contextlib.contextmanager
     def full(self, but: int) -> Iterator[None]:
         """Fill the disk, but for so many bytes, as long as the block lasts."""
@@ -240,6 +246,12 @@ class Prefect:
         state: Any = Scheduled(scheduled_time=due)
         run = self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=state)
         return run.id
+
+    def cancel(self, run: Any) -> None:
+        """Ask for the end of a run, as the UI does."""
+        from prefect.states import Cancelling
+
+        self.client.set_flow_run_state(run, Cancelling())
 
     def ended(self, run: Any) -> Any:
         """The run's state, once it is a last one."""

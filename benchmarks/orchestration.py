@@ -27,7 +27,7 @@ from flows.server import Server
 from tasks.layout import ROOT
 
 RESULTS = ROOT / "benchmarks/results/orchestration.json"
-PEER = "bare DVC, 8 empty scripts"
+PEER = "more: bare DVC, 8 empty scripts"
 TINY: dict[str, dict[str, Any]] = {
     "ingest": {"source": "data/sources/digits.yaml"},
     "preprocess": {"size": 8},
@@ -113,12 +113,12 @@ def bare(root: Path) -> float:
 def measured(root: Path, environment: dict[str, str], stages: Sequence[str]) -> dict[str, float]:
     """One round: the seconds outside the stages' own work, and that work's."""
     own = plain(root, environment, stages)
-    row = {"plain scripts": own, "dvc repro, no server": repro(root, environment, "--force") - own}
+    row = {"plain scripts": own, "more: dvc repro, no server": repro(root, environment, "--force") - own}
     with server(environment) as served:
-        row["dvc repro, server up"] = repro(root, served, "--force") - own
+        row["more: dvc repro, server up"] = repro(root, served, "--force") - own
         (root / "dvc.lock").unlink()
         shutil.rmtree(root / ".dvc/cache/runs")
-        row["pipeline flow, server up"] = by_flow(root, served) - own
+        row["more: pipeline flow, server up"] = by_flow(root, served) - own
         row["pipeline flow, nothing changed"] = by_flow(root, served)
     row["dvc repro, nothing changed"] = repro(root, environment)
     row[PEER] = bare(root.parent / "bare")

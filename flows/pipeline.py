@@ -28,7 +28,7 @@ from flows.footer import (
 from flows.server import Server
 from flows.speaking import plainly, speak
 from tasks import delivering, dvc, keeping, overriding, publishing, workspace
-from tasks.children import die_with_parent
+from tasks.children import end_with_parent
 from tasks.errors import UserError
 from tasks.layout import EXPORT, PARAMS, REPORT, ROOT
 from tasks.params import Schedule
@@ -71,7 +71,7 @@ def pipeline(
     """
     speak()
     if deployment.id:  # then the parent is a worker or `--serve`, not somebody's terminal
-        die_with_parent()
+        end_with_parent()
     due = flow_run.scheduled_start_time
     changes = overriding.changes(overrides or {}, due if fresh else None)
     if ref is None:

@@ -27,6 +27,20 @@ def die_with_parent(wish: int = signal.SIGTERM) -> None:
             os._exit(1)  # it died before it could be asked for
 
 
+def end_with_parent() -> None:
+    """Die with the parent, and soon: a server that is to be told of it may be gone too."""
+    parent = os.getppid()
+
+    def limit() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
+
+    die_with_parent()
+    threading.Thread(target=limit, daemon=True).start()
+
+
 def end_in_time(code: int) -> None:
     """Have what this process does at its exit take no longer than GRACE_SECONDS, and end it with `code`.
 

@@ -42,6 +42,24 @@ def test_a_killed_parent_takes_its_child_with_it():
     assert gone(child)
 
 
+def test_a_child_that_is_busy_when_its_parent_dies_ends_soon():
+    busy = (
+        "import signal, time; from tasks import children; children.GRACE_SECONDS = 0.1; "
+        "children.end_with_parent(); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    code = (
+        "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+        "stdout=subprocess.PIPE); child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, busy], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = int(parent.stdout.readline())
+    assert alive(child)
+    parent.kill()
+    parent.wait()
+    assert gone(child)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_child_whose_parent_dies_before_it_asks_ends_too():
     code = """
