@@ -87,8 +87,16 @@ def pipeline(
                 break
         else:
             raise UserError(f"publish: others pushed to {ref} first, {TRIES} times in a row. Run again.")
-        keep = section(root / PARAMS, "schedule").get("keep", Schedule().keep)
+        tidy(root)
+
+
+def tidy(root: Path) -> None:
+    """Keep the cache level. What goes wrong with it is no fault of tonight's dataset, and only told."""
+    keep = section(root / PARAMS, "schedule").get("keep", Schedule().keep)
+    try:
         craft(keeping.trim)(root, ROOT, keep)
+    except (OSError, UserError) as error:
+        log.warning("the cache was not trimmed: %s", error)
 
 
 def here(changes: dict[str, Any], publish: bool) -> None:

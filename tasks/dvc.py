@@ -89,11 +89,20 @@ def fetch(paths: Sequence[str], root: Path) -> None:
 
 
 def push(root: Path) -> None:
-    """Send the data that dvc.lock names to the default remote.
+    """Send the data that dvc.lock names to the default remote, and see that it is there.
 
-    Raises UserError with DVC's last lines if it fails, or if the remote takes too long.
+    Raises UserError with DVC's last lines if it fails, if the remote takes too long, or if there is data
+    that neither the cache nor the remote has, of which DVC itself only warns.
     """
     _dvc(["push"], root, for_stores(os.environ), "push", hours=STORE_HOURS)
+    with opened(root) as repo:
+        named = repo.used_objs(force=True, push=True).get(None, set())
+        found = repo.cloud.status(named)
+    if lost := len(found.missing) + len(found.new):
+        raise UserError(
+            f"push: {lost:,} of the files that dvc.lock names are neither in the cache nor at the remote. "
+            "Bring them back, or run the stages that make them again: dvc repro --force."
+        )
 
 
 def remote(root: Path) -> str | None:

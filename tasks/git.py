@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from tasks.children import die_with_parent
 from tasks.errors import UserError
 from tasks.secrets import for_stores, hidden
 
@@ -46,6 +47,7 @@ def _run(root: Path, arguments: tuple[str, ...], text: str | None) -> subprocess
             capture_output=True,
             text=True,
             errors="replace",
+            preexec_fn=die_with_parent,
         )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: not found. git and the project's folder are needed.") from None

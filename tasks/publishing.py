@@ -52,7 +52,9 @@ def publish(root: Path, ref: str, due: datetime) -> bool:
     tag = f"{TAGS}/{label.replace(' ', '/')}"
     if not git(root, "tag", "--list", f"{TAGS}/{_name(root)}/*-{digest(root)[:DIGITS]}"):
         message = f"{label}\n\n{yaml.safe_dump(headline(root), sort_keys=False)}"
-        git(root, *identity(root), "tag", "--annotate", "--file", "-", tag, text=message)
+        git(
+            root, *identity(root), "tag", "--annotate", "--cleanup=verbatim", "--file", "-", tag, text=message
+        )
         wanted += [f"refs/tags/{tag}"]
     if not wanted:
         log.info("%s is published already", label)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 SECRET = re.compile(
-    "SECRET|TOKEN|PASSW|_PWD$|CREDENTIAL|PRIVATE|AUTH(?!OR(_|$))|WEBHOOK|API_?KEY|_KEY(_|$)"
+    "SECRET|TOKEN|PASS(W|P|$)|_PAT$|_PWD$|CREDENTIAL|PRIVATE|AUTH(?!OR(_|$))|WEBHOOK|API_?KEY|_KEY(_|$)"
     "|CONNECTION_(URL|STRING)|DSN$",
     re.I,
 )

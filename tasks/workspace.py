@@ -167,7 +167,7 @@ def free(root: Path) -> None:
 
     DVC takes a dead process that nobody has waited for, or another that got its number, for alive.
     """
-    for stale in [*(root / ".git").rglob("*.lock"), root / ".dvc/tmp/rwlock"]:
+    for stale in [*(root / ".git").rglob("*.lock"), root / ".dvc/tmp/rwlock", root / ".dvc/tmp/lock"]:
         stale.unlink(missing_ok=True)
 
 
