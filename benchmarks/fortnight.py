@@ -79,6 +79,7 @@ class Fortnight:
         faults = [f"{s.type.value}: {s.message}" for s in states if s.type.value != state]
         faults += [] if len(tags) == (len(runs) if state == "COMPLETED" else 0) else [f"{len(tags)} versions"]
         faults += [f"left running: {each}" for each in orphans]
+        faults += ["at work at the same time"] if len(runs) > 1 and self.prefect.overlap(runs) else []
         faults += [] if re.search(says, words) else [f"never said {says!r}"]
         row = {"night": len(self.diary) + 1, "what": what, "state": ", ".join(s.type.value for s in states)}
         row |= {"stages": ran, "versions": tags, "seconds": round(time.monotonic() - self.started)}
@@ -155,7 +156,7 @@ def nights(fortnight: Fortnight) -> None:
     fortnight.end("somebody cancels the run in generate", run, state="CANCELLED")
     other = {"overrides": {"generate.seed": 7}, "publish": True}
     runs = fortnight.begin(), fortnight.begin("on-demand", **other)
-    fortnight.end("two runs at once", *runs, says="another run is at work")
+    fortnight.end("two runs at once, which queue", *runs)
 
 
 def pulled(machines: Machines, tags: list[str]) -> list[str]:
@@ -177,10 +178,14 @@ def pulled(machines: Machines, tags: list[str]) -> list[str]:
     return found
 
 
-def told(machines: Machines) -> list[Path]:
-    """The files, of all machines, in which the store's key can be read."""
+def told(machines: Machines) -> list[str]:
+    """The files, of all machines, and what of origin's history, in which the store's key can be read."""
     files = [path for path in machines.base.rglob("*") if path.is_file() and not path.is_symlink()]
-    return [path for path in files if SECRET.encode() in path.read_bytes()]
+    found = [str(path) for path in files if SECRET.encode() in path.read_bytes()]
+    # git keeps all of it compressed.
+    history = machines.git(machines.origin, "log", "--all", "--patch", "--format=%H %B")
+    tags = machines.git(machines.origin, "for-each-ref", "--format=%(contents)")
+    return found + [str(machines.origin)] * (SECRET in history + tags)
 
 
 def held(fortnight: Fortnight) -> dict[str, bool]:

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ class Machines:
 
     def start_worker(self) -> None:
         """Start a worker."""
-        self.start("worker", "worker", "start", "--pool", "mintage")
+        self.start("worker", "worker", "start", "--pool", "mintage", "--limit", "1")
 
     def kill(self, name: str, whole: bool = False) -> None:
         """SIGKILL a machine's first process, or all of it."""
@@ -203,16 +204,17 @@ class Machines:
         return list((self.clone / "data/.unfinished" / stage).glob("*/recipe.json"))
 
     def at_work(self) -> list[str]:
-        """The command lines of all processes that work in the runs' clone."""
+        """The command lines of all processes in the team's trees that are no machine themselves."""
         found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if (process / "cwd").readlink().is_relative_to(self.clone):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                ours = Path(process.cwd()).is_relative_to(self.base)
+                if ours and process.pid not in {each.pid for each in self.processes.values()}:
+                    found.append(" ".join(process.cmdline()))
         return [words for words in found if words]
 
     def orphans(self) -> list[str]:
-        """What still works in the clone after the time that it may take to end."""
+        """What is still at work after the time that it may take to end."""
         deadline = time.monotonic() + ORPHAN_SECONDS
         while (found := self.at_work()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -234,9 +236,9 @@ class Prefect:
         for words in ("work-pool create mintage --type process", "--no-prompt deploy --all"):
             command = [sys.executable, "-m", "prefect", *words.split()]
             subprocess.run(command, cwd=machines.home, check=True, capture_output=True)
-        silent = automations.crashed()
-        silent.trigger.within = SILENCE  # type: ignore[union-attr]
-        automations.write(silent)
+        for automation in automations.crashed():
+            automation.trigger.within = SILENCE  # type: ignore[union-attr]
+            automations.write(automation)
 
     def schedule(self, due: datetime, name: str, **parameters: Any) -> Any:
         """Have a deployment run that was due then, and return the run's id."""
@@ -262,6 +264,12 @@ class Prefect:
                 return state if state and state.is_final() else None
 
         return until(last, f"the end of run {run}")
+
+    def overlap(self, runs: Sequence[Any]) -> bool:
+        """Whether one began before another had ended."""
+        read: list[Any] = [self.client.read_flow_run(run) for run in runs]
+        times = sorted((each.start_time, each.end_time) for each in read)
+        return any(end > start for (_, end), (start, _) in pairwise(times))
 
     def stages(self, run: Any) -> list[str]:
         """The stages that ran, each time that they did."""

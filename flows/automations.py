@@ -1,7 +1,6 @@
-"""Automations: what the Prefect server does on its own: marks dead runs as crashed, and says how runs end."""
+"""Automations: what the Prefect server does on its own: marks dead runs as crashed, and says how runs go."""
 
 import argparse
-import contextlib
 from datetime import timedelta
 from typing import Any
 
@@ -18,53 +17,72 @@ from tasks.errors import UserError
 
 # Prefect's runs give a sign of life every three minutes.
 SILENCE = timedelta(minutes=10)
+LATE = timedelta(hours=1)
+WAITS = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending")}
 ENDS = {"prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+OFF = "prefect.flow-run.Cancelled"
 PIPELINE = {"prefect.resource.role": "flow", "prefect.resource.name": "pipeline"}
 TEXT = '{"text": "pipeline: {{ flow_run.name }} is {{ flow_run.state.name }}. {{ (flow_run|ui_url) or "" }}"}'
 
 
-def crashed() -> Automation:
-    """A run that is silent, as its process was killed and its worker with it, is marked as crashed."""
-    return Automation(
-        name="mintage: a silent run has crashed",
-        trigger=EventTrigger(
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=PIPELINE,
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", "prefect.flow-run.Cancelled", *ENDS},
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=SILENCE,
+def crashed() -> list[Automation]:
+    """Runs whose process was killed, and whoever started it too, are marked as crashed.
+
+    One that is silent, and one that was about to begin and never did.
+    """
+    beat, begun = "prefect.flow-run.heartbeat", "prefect.flow-run.Running"
+    dead = [ChangeFlowRunState(state=StateType.CRASHED, message="no sign of life")]
+    return [
+        Automation(
+            name="mintage: a silent run has crashed",
+            trigger=watched(after={beat}, expect={beat, OFF, *ENDS}, within=SILENCE),
+            actions=dead,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no sign of life")],
-    )
+        Automation(
+            name="mintage: a run that never began has crashed",
+            trigger=watched(after=WAITS, expect={begun, OFF, *ENDS}, within=SILENCE),
+            actions=dead,
+        ),
+    ]
 
 
-def ended(webhook: Webhook) -> Automation:
-    """How a run ended is told to a webhook, in the form that Slack and Mattermost take."""
+def told(webhook: Webhook) -> list[Automation]:
+    """A webhook is told how runs end, and that one is late, in the form that Slack and Mattermost take."""
     assert webhook._block_document_id is not None
-    return Automation(
-        name="mintage: how a run ended",
-        trigger=EventTrigger(
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=PIPELINE,
-            expect=ENDS,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
+    tell = [CallWebhook(block_document_id=webhook._block_document_id, payload=TEXT)]
+    late, begun = "prefect.flow-run.Late", "prefect.flow-run.Running"
+    return [
+        Automation(name="mintage: how a run ended", trigger=watched(expect=ENDS), actions=tell),
+        Automation(
+            name="mintage: a run is late",
+            trigger=watched(after={late}, expect={begun, OFF, *ENDS}, within=LATE),
+            actions=tell,
         ),
-        actions=[CallWebhook(block_document_id=webhook._block_document_id, payload=TEXT)],
+    ]
+
+
+def watched(within: timedelta = timedelta(0), **events: set[str]) -> EventTrigger:
+    """A trigger for each run of the pipeline: when something happens, or, `within` a time, does not."""
+    return EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related=PIPELINE,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive if within else Posture.Reactive,
+        threshold=1,
+        within=within,
+        **events,
     )
 
 
 def write(automation: Automation) -> None:
     """Create an automation, or replace the one of its name."""
-    with contextlib.suppress(ValueError):
+    try:
         found: Any = Automation.read(name=automation.name)
-        found.delete()
-    automation.create()
+    except ValueError:
+        automation.create()
+        return
+    automation.id = found.id
+    automation.update()
 
 
 def main() -> None:
@@ -78,13 +96,13 @@ def main() -> None:
             raise UserError("PREFECT_API_URL: not set. Automations live in a server that stays: name it.")
         if not answers(url):
             raise UserError(f"PREFECT_API_URL: no server answers at {url}. Start it: prefect server start.")
-        wanted = [crashed()]
+        wanted = crashed()
         if name:
             try:
                 block: Any = Webhook.load(name)
-                wanted.append(ended(block))
             except ValueError:
                 raise UserError(f"--webhook: no Webhook block {name!r}. Make one in Prefect's UI.") from None
+            wanted += told(block)
         for automation in wanted:
             write(automation)
             print(automation.name)

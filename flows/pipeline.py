@@ -142,7 +142,8 @@ def serve(server: Server, schedule: PrefectSchedule, parameters: dict[str, Any])
     if server.child:
         from flows import automations  # its imports take a while
 
-        automations.write(automations.crashed())
+        for automation in automations.crashed():
+            automations.write(automation)
     log.info("Prefect's UI is at %s", server.url.removesuffix("/api"))
     pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
 

@@ -96,8 +96,9 @@ def push(root: Path) -> None:
     """
     _dvc(["push"], root, for_stores(os.environ), "push", hours=STORE_HOURS)
     with opened(root) as repo:
-        named = repo.used_objs(force=True, push=True).get(None, set())
-        found = repo.cloud.status(named)
+        # A folder that is nowhere is not among the objects: what it held isn't known.
+        outs = {out.hash_info for stage in repo.index.stages for out in stage.outs if out.use_cache}
+        found = repo.cloud.status(outs | repo.used_objs(force=True, push=True).get(None, set()))
     if lost := len(found.missing) + len(found.new):
         raise UserError(
             f"push: {lost:,} of the files that dvc.lock names are neither in the cache nor at the remote. "

@@ -22,6 +22,10 @@ from tasks.layout import NO_REFERENCES
 Precision = Literal["auto", "fp32", "bf16"]
 Pairs = Literal["stem", "a_to_b", "b_to_a", "left_to_right", "right_to_left"]
 MOST_OVERSAMPLE = 1_000.0
+NO_LOGIN = (
+    "holds a password, which would be committed and published. Leave it out: stores take their keys from "
+    "the environment, such as AWS_SECRET_ACCESS_KEY"
+)
 
 
 class Section(BaseModel):
@@ -51,6 +55,8 @@ class IngestParams(Section):
     def _watched(cls, value: str) -> str:
         """DVC knows no hf://, and of a folder on the web it sees only the index page."""
         where = urlsplit(value)
+        if "://" in value and where.password:
+            raise ValueError(NO_LOGIN)
         if where.scheme == "hf" or (where.scheme in ("http", "https") and where.path.endswith("/")):
             raise ValueError(
                 f"DVC can't tell when it changes. Write `url: {value}` into a file such as "

@@ -20,6 +20,7 @@ from tasks.errors import UserError
 from tasks.layout import NO_REFERENCES, PARAMS, ROOT, UNFINISHED
 from tasks.params import Bound, Params
 from tasks.references import files
+from tasks.secrets import hidden
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -81,7 +82,7 @@ def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
     said = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict) and error["type"] == "value_error":  # of keys that contradict
         return f"{key}: {said}." if key else f"{said}."
-    return f"{key}: found {error['input']!r}. {said}."
+    return f"{key}: found {hidden(repr(error['input']))}. {said}."
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:

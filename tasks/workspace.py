@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from tasks.secrets import LOGIN, for_stage
 log = logging.getLogger("mintage.workspace")
 BRANCHES = "refs/remotes/origin/"
 # No question is asked that nobody answers, and a server that is silent is given up.
+REACHING = r"^(credential|http|url)\.|^remote\.origin\.pushurl$"
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"
 
 
@@ -66,11 +68,9 @@ def place(home: Path) -> Path:
 def origin(home: Path) -> str:
     """What the clone is cloned from: the tree's own origin, else the tree itself.
 
-    Raises UserError if the tree is no git repository.
+    Raises UserError, in git's words, if the tree is no git repository, or another user's.
     """
-    top = asked(home, "rev-parse", "--show-toplevel")
-    if top is None:
-        raise UserError(f"ref: {home} is no git repository, so there is nothing to clone.")
+    top = git(home, "rev-parse", "--show-toplevel")
     url = asked(home, "remote", "get-url", "origin")
     if url is None:
         return top
@@ -94,13 +94,31 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
     git(root, "config", "remote.origin.url", origin(home))
     ssh = asked(home, "config", "core.sshCommand") or "ssh"  # with a deploy key of its own, perhaps
     git(root, "config", "core.sshCommand", f"{ssh} {SSH_OPTIONS}")
-    fetch(root)
+    reach(home, root)
+    try:
+        fetch(root)
+    except UserError:
+        if asked(root, "fsck", "--no-progress", "--connectivity-only") is not None:
+            raise
+        # A power cut leaves empty files. Nothing in it is the only copy, but for what is unfinished.
+        log.warning("the repository in %s is broken; cloning it again", root)
+        shutil.rmtree(root / ".git")
+        prepare(root, home, ref, changes)
+        return
     hold(root)
     git(root, "checkout", "--quiet", "--force", "--detach", commit(root, ref))
     share(home, root)
     dvc.settle(root)
     override(root / PARAMS, changes)
     check(root)
+
+
+def reach(home: Path, root: Path) -> None:
+    """Have the clone reach origin as the tree at `home` does, by that tree's own git settings."""
+    for key, _ in _settings(root):
+        asked(root, "config", "--local", "--unset-all", key)
+    for key, value in _settings(home):
+        git(root, "config", "--local", "--add", key, value)
 
 
 def fetch(root: Path) -> None:
@@ -169,6 +187,12 @@ def free(root: Path) -> None:
     """
     for stale in [*(root / ".git").rglob("*.lock"), root / ".dvc/tmp/rwlock", root / ".dvc/tmp/lock"]:
         stale.unlink(missing_ok=True)
+
+
+def _settings(root: Path) -> list[tuple[str, str]]:
+    """A repository's own settings that decide how remotes are reached."""
+    listed = asked(root, "config", "--local", "--null", "--get-regexp", REACHING) or ""
+    return [(key, value) for key, _, value in (each.partition("\n") for each in listed.split("\0")) if key]
 
 
 def _there(root: Path, name: str) -> bool:

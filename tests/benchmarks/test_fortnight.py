@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import fortnight, machines
+from tests import publishing as tiny
 
 ROW = {
     "night": 3,
@@ -35,7 +36,9 @@ def diary(tmp_path):
     here.machines = SimpleNamespace(home=tmp_path, tags=list, orphans=list)
     state = SimpleNamespace(type=SimpleNamespace(value="FAILED"), message="the store is down")
     here.prefect = SimpleNamespace(
-        ended=lambda run: state, stages=lambda run: ["train"], said=lambda run: "push"
+        ended=lambda run: state,
+        stages=lambda run: ["train"],
+        said=lambda run: "push",
     )
     return here
 
@@ -57,15 +60,38 @@ def test_each_thing_that_was_not_expected_is_one(diary, capsys):
     assert "NOT AS IT SHOULD" in capsys.readouterr().out
 
 
-def test_a_process_in_the_clone_is_found_and_no_other(tmp_path):
-    here = SimpleNamespace(clone=tmp_path)
-    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path, stdin=subprocess.PIPE) as child:
+def test_a_process_in_the_teams_trees_is_found_and_no_machine(tmp_path):
+    (tmp_path / "home").mkdir()
+    here = SimpleNamespace(base=tmp_path, processes={})
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, cwd=tmp_path / "home", stdin=subprocess.PIPE) as child:
         assert len(machines.Machines.at_work(here)) == 1
+        here.processes["worker"] = child
+        assert machines.Machines.at_work(here) == []
+        here.processes.clear()
         child.stdin.close()
     assert machines.Machines.at_work(here) == []
 
 
-def test_a_file_that_holds_the_key_is_found(tmp_path):
-    (tmp_path / "silent.log").write_text("nothing")
+def test_runs_that_queue_do_not_overlap():
+    def read(first, second):
+        runs = {name: SimpleNamespace(start_time=a, end_time=b) for name, (a, b) in (first, second)}
+        client = SimpleNamespace(read_flow_run=runs.__getitem__)
+        return machines.Prefect.overlap(SimpleNamespace(client=client), list(runs))
+
+    assert not read(("late", (3, 5)), ("early", (1, 3)))
+    assert read(("late", (2, 5)), ("early", (1, 3)))
+
+
+def test_the_key_is_found_in_files_and_in_origins_history(tmp_path):
+    team = SimpleNamespace(base=tmp_path, origin=tmp_path / "origin")
+    team.git = lambda root, *asked: tiny.run(root, "git", *asked)
+    team.origin.mkdir()
+    tiny.run(team.origin, "git", "init", "--quiet")
+    for text in ("nothing", machines.SECRET, "nothing"):
+        (team.origin / "a.txt").write_text(text)
+        tiny.run(team.origin, "git", "add", "a.txt")
+        tiny.run(team.origin, "git", "commit", "--quiet", "--message", "a change")
+    assert fortnight.told(team) == [str(team.origin)]
     (tmp_path / "loud.log").write_text(f"key: {machines.SECRET}")
-    assert fortnight.told(SimpleNamespace(base=tmp_path)) == [tmp_path / "loud.log"]
+    assert fortnight.told(team) == [str(tmp_path / "loud.log"), str(team.origin)]

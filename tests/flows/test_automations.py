@@ -4,6 +4,7 @@ import http.server
 import json
 import queue
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -61,12 +62,29 @@ def test_they_are_written_once_and_the_end_of_a_run_is_told(run, known, hook):
     for _ in range(2):
         told = run("--webhook", "mintage")
         assert known() == sorted(told)
-    assert len(told) == 2
+    assert len(told) == 4
     flow(lambda: None, name="another")()
     flow(lambda: None, name="pipeline", flow_run_name="tonight")()
     text = json.loads(sent.get(timeout=30))["text"]
     assert text.startswith("pipeline: tonight is Completed.")
-    assert sent.empty()
+    assert list(sent.queue) == []
+
+
+def test_that_a_run_does_not_begin_is_told(run, known, hook, monkeypatch):
+    """As there is no worker, or the one before hangs."""
+    from prefect import flow, get_client
+    from prefect.blocks.webhook import Webhook
+    from prefect.states import Late, Scheduled
+
+    url, sent = hook
+    monkeypatch.setattr(automations, "LATE", timedelta(seconds=10))
+    Webhook(url=url, allow_private_urls=True).save("late")
+    run("--webhook", "late")
+    with get_client(sync_client=True) as client:
+        pipeline = flow(lambda: None, name="pipeline")
+        due = client.create_flow_run(pipeline, name="tonight", state=Scheduled())
+        client.set_flow_run_state(due.id, Late())
+    assert json.loads(sent.get(timeout=60))["text"].startswith("pipeline: tonight is Late.")
 
 
 def test_a_block_that_is_not_there_is_told(run, capsys):

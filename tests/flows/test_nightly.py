@@ -122,6 +122,15 @@ def test_the_server_is_told_how_a_stage_ended_that_ran(monkeypatch, ran, expecte
     assert told == expected
 
 
+def test_a_cache_that_can_not_be_trimmed_fails_no_night(base, monkeypatch, caplog):
+    def denied(*asked):
+        raise PermissionError(13, "Permission denied", "/srv/cache")
+
+    monkeypatch.setattr(keeping, "trim", denied)
+    nightly.tidy(base / "home")
+    assert "the cache was not trimmed: [Errno 13] Permission denied: '/srv/cache'" in caplog.messages
+
+
 def test_what_changes_files_needs_a_clone():
     with pytest.raises(UserError, match="`ref`"):
         nightly.here({"train.images": 9}, publish=False)

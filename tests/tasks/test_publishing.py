@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tasks import dvc, publishing, workspace
+from tasks import delivering, dvc, publishing, workspace
 from tasks.errors import UserError
 from tests import publishing as tiny
 from tests.nights import Nights
@@ -80,6 +80,49 @@ def test_where_nothing_can_be_published_to_is_told(nights, tmp_path):
         publishing.ready(home)
 
 
+SIGNING = "[tag]\n\tgpgSign = true\n[gpg]\n\tprogram = false\n"
+
+
+@pytest.mark.parametrize("refusal", ["a tag in the way", "a signature without a key", "nobody to push to"])
+def test_what_git_will_refuse_is_told_before_any_work(tmp_path, monkeypatch, refusal):
+    home = tiny.project(tmp_path)
+    before = tiny.run(home, "git", "rev-parse", "HEAD"), tiny.run(home, "git", "tag", "--list")
+    if refusal == "a tag in the way":
+        tiny.run(home, "git", "tag", "dataset/mnist5k-synthetic")
+        words = "there is a tag dataset/mnist5k-synthetic"
+    elif refusal == "a signature without a key":
+        (tmp_path / "config").write_text(SIGNING)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+        words = "git -c: failed"
+    else:
+        tiny.run(home, "git", "remote", "set-url", "--push", "origin", str(tmp_path / "nowhere"))
+        words = "git push: failed"
+    with pytest.raises(UserError, match=words):
+        publishing.ready(home)
+    if refusal == "a tag in the way":
+        tiny.run(home, "git", "tag", "--delete", "dataset/mnist5k-synthetic")
+        publishing.ready(home)
+    assert (tiny.run(home, "git", "rev-parse", "HEAD"), tiny.run(home, "git", "tag", "--list")) == before
+    assert tiny.run(home, "git", "status", "--porcelain") == ""
+
+
+def test_data_that_nobody_has_is_not_published(nights, monkeypatch):
+    """Of such DVC's push only warns. Somebody tidied up the cache while the night was at work."""
+    before, deliver = nights.tags(), delivering.deliver
+
+    def tidied(root):
+        deliver(root)
+        shutil.rmtree(nights.home / ".dvc/cache/files")
+
+    monkeypatch.setattr(delivering, "deliver", tidied)
+    with pytest.raises(UserError, match="neither in the cache nor at the"):
+        nights.run(20)
+    monkeypatch.undo()
+    assert nights.tags() == before
+    shutil.rmtree(nights.clone / "data")
+    assert nights.run(21) == ["generate", "export"]
+
+
 def test_a_remote_that_is_down_costs_its_night_alone(nights):
     before = nights.tags(), nights.main()
     store, aside = nights.base / "store", nights.base / "aside"
@@ -93,7 +136,7 @@ def test_a_remote_that_is_down_costs_its_night_alone(nights):
         store.unlink()
         aside.rename(store)
     assert nights.run(4) == ["generate", "export"]
-    assert len(nights.tags()) == 2
+    assert len(nights.tags()) == 3
 
 
 def test_an_empty_machine_pulls_what_it_needs_and_makes_nothing_again(nights):
@@ -130,3 +173,17 @@ def test_what_a_user_has_leaves_the_cache_once_he_has_moved_on(nights):
     tiny.run(nights.home, "git", "pull", "--quiet", "--ff-only", "origin", "main")
     nights.run(13, keep=2)
     assert nights.cached() == level
+
+
+def test_a_cache_outside_the_tree_is_left_alone(nights, caplog):
+    """Others may use it too, of whom nothing is known."""
+    elsewhere, local = nights.base / "elsewhere", nights.home / ".dvc/config.local"
+    local.write_text(f"['cache']\n    dir = {elsewhere}\n")
+    try:
+        with caplog.at_level(logging.INFO):
+            for day in (14, 15):
+                nights.run(day, keep=1)
+    finally:
+        local.unlink()
+    assert "may be shared with other projects" in caplog.text
+    assert sum(path.is_file() for path in elsewhere.rglob("*")) > 8

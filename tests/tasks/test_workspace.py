@@ -113,6 +113,44 @@ def test_origin_is_reached_by_ssh_as_the_user_reaches_it(tmp_path, monkeypatch):
         monkeypatch.setenv("GIT_SSH_COMMAND", f"{ssh} -i mine")
 
 
+def test_origin_is_reached_by_the_trees_own_settings(home, root, unchecked):
+    wanted = {
+        "credential.helper": ["cache", "store"],
+        "http.https://host/.extraheader": ["Authorization: hidden"],
+        "url.git@host:.insteadof": ["https://host/"],
+    }
+    for key, values in wanted.items():
+        for value in values:
+            tiny.run(home, "git", "config", "--add", key, value)
+    workspace.prepare(root, home, "main", {})
+    try:
+        for key, values in wanted.items():
+            assert tiny.run(root, "git", "config", "--local", "--get-all", key).splitlines() == values
+    finally:
+        for key in wanted:
+            tiny.run(home, "git", "config", "--unset-all", key)
+    workspace.prepare(root, home, "main", {})
+    assert workspace._settings(root) == []
+
+
+@pytest.mark.parametrize("broken", ["index", "object"])
+def test_a_repository_that_a_power_cut_broke_is_cloned_again(home, root, unchecked, caplog, broken):
+    workspace.prepare(root, home, "main", {})
+    unfinished = root / "data/.unfinished/train/state"
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text("work")
+    digest = tiny.run(root, "git", "rev-parse", "HEAD")
+    path = root / ".git/index" if broken == "index" else root / ".git/objects" / digest[:2] / digest[2:]
+    if not path.exists():
+        tiny.run(root, "git", "unpack-objects", "-q", "--strict")
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    workspace.prepare(root, home, "main", {})
+    assert tiny.run(root, "git", "rev-parse", "HEAD") == digest
+    assert "is broken; cloning it again" in caplog.text
+    assert unfinished.read_text() == "work"
+
+
 def test_a_new_token_is_not_a_new_clone(tmp_path):
     tiny.run(tmp_path, "git", "init", "--quiet")
     tiny.run(tmp_path, "git", "remote", "add", "origin", "https://host/digits.git")
@@ -165,5 +203,5 @@ def test_a_tree_without_origin_is_cloned_itself(home, tmp_path):
     tiny.run(alone, "git", "remote", "remove", "origin")
     assert workspace.origin(alone) == str(alone)
     shutil.rmtree(alone / ".git")
-    with pytest.raises(UserError, match="no git repository"):
+    with pytest.raises(UserError, match="not a git repository"):
         workspace.origin(alone)
