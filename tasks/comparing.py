@@ -175,7 +175,7 @@ def drawn(rows_ND: Tensor) -> Tensor:
 
 
 def _rates(fake: Crowd) -> dict[str, Estimate | None]:
-    told = {"duplicate_rate": fake.repeats_N, "memorised_rate": fake.copies_N}
+    told = {"duplicate_rate": fake.repeats_N, "copied_rate": fake.copies_N}
     return {
         name: None if rows is None or not len(rows) else by_rows(rows.double().numpy())
         for name, rows in told.items()

@@ -8,7 +8,7 @@ from tasks.reporting.charts import interval
 
 SIDES = ("before", "after", "scale")
 HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "class_balance")
-LOWER = ("frechet_distance", "kernel_distance", "duplicate_rate", "memorised_rate")
+LOWER = ("frechet_distance", "kernel_distance", "duplicate_rate", "copied_rate")
 SHORTAGES = 8
 PAIRS = {"psnr": "PSNR in decibels", "ssim": "SSIM", "perceptual_distance": "perceptual distance"}
 

@@ -22,7 +22,7 @@ class Rule(NamedTuple):
     meaning: str
 
 
-RATES = ("copied", "duplicate")  # what memorised_rate and duplicate_rate count
+RATES = ("copied", "duplicate")  # what copied_rate and duplicate_rate count
 IDENTICAL = "identical"  # has no limit, and can't be switched off
 RULES: dict[str, Rule] = {  # by key of `filter`, the gravest first; a sample's first one is its `reason`
     "copied": Rule("copy_residual", -1, "a training image again, shifted, mirrored, lit or saved anew"),

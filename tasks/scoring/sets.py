@@ -77,7 +77,7 @@ def real_scale(real: Reference, rates: dict[str, np.ndarray]) -> dict[str, Any]:
     found = {**real.scale, "measures": dict(real.scale["measures"])}
     labels_M = np.maximum(real.labels("calibrate"), 0)
     told = {
-        "memorised_rate": ("copied", "copy_residual"),
+        "copied_rate": ("copied", "copy_residual"),
         "duplicate_rate": ("duplicate", "sibling_residual"),
     }
     for name, (reason, measure) in told.items():

@@ -32,7 +32,7 @@ def test_the_whole_set_is_measured_as_the_measures_do(rng):
         n: pytest.approx(float(values.double().mean()), abs=1e-6) for n, values in rows
     }
     assert found["class_balance"] == 1
-    assert found["inception_score"] is found["duplicate_rate"] is found["memorised_rate"] is None
+    assert found["inception_score"] is found["duplicate_rate"] is found["copied_rate"] is None
 
 
 def test_a_class_that_drifts_is_told_by_its_own_numbers(rng):
@@ -68,7 +68,7 @@ def test_rates_are_shares_of_flagged_images(rng):
     flagged[:5] = True
     found = compare(Crowd(fake.features_ND, fake.labels_N, None, flagged, ~flagged), fake, ["a", "b"])
     assert found["measures"]["duplicate_rate"] == 0.25
-    assert found["measures"]["memorised_rate"] == 0.75
+    assert found["measures"]["copied_rate"] == 0.75
     assert found["per_class"]["a"]["measures"]["duplicate_rate"] == 0.3
 
 

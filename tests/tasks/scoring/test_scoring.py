@@ -92,9 +92,9 @@ def test_a_training_image_is_dropped_whatever_the_params(tmp_path, reference):
     labels = np.concatenate([real.labels()[:2], np.arange(6) % 3])
     rows, metrics, _ = score(tmp_path, reference, x, labels, **dict.fromkeys(ON, None))
     assert [r["reason"] for r in rows] == ["identical"] * 2 + [None] * 6
-    assert metrics["before"]["memorised_rate"] == 0.25
+    assert metrics["before"]["copied_rate"] == 0.25
     assert metrics["rejected"]["copied"] == 0
-    assert metrics["after"]["memorised_rate"] == 0
+    assert metrics["after"]["copied_rate"] == 0
 
 
 def test_a_switch_decides_what_is_dropped_and_not_what_is_measured(tmp_path, reference):
@@ -104,7 +104,7 @@ def test_a_switch_decides_what_is_dropped_and_not_what_is_measured(tmp_path, ref
     x = np.concatenate([x, x[[3, 3]]])
     rows, metrics, _ = score(tmp_path, reference, x, labels, **dict.fromkeys(ON, None))
     assert all(r["kept"] for r in rows)
-    assert metrics["after"]["memorised_rate"] == pytest.approx(3 / 14, abs=1e-6)
+    assert metrics["after"]["copied_rate"] == pytest.approx(3 / 14, abs=1e-6)
     assert metrics["after"]["duplicate_rate"] == pytest.approx(2 / 14, abs=1e-6)
     assert [r["duplicate_of"] for r in rows[-2:]] == [rows[3]["id"]] * 2
 
