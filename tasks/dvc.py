@@ -97,7 +97,8 @@ def push(root: Path) -> None:
     _dvc(["push"], root, for_stores(os.environ), "push", hours=STORE_HOURS)
     with opened(root) as repo:
         # A folder that is nowhere is not among the objects: what it held isn't known.
-        outs = {out.hash_info for stage in repo.index.stages for out in stage.outs if out.use_cache}
+        kept = [out for stage in repo.index.stages for out in stage.outs if out.use_cache]
+        outs = {out.hash_info for out in kept if out.hash_info}
         found = repo.cloud.status(outs | repo.used_objs(force=True, push=True).get(None, set()))
     if lost := len(found.missing) + len(found.new):
         raise UserError(
