@@ -183,7 +183,7 @@ def told(machines: Machines) -> list[str]:
     files = [path for path in machines.base.rglob("*") if path.is_file() and not path.is_symlink()]
     found = [str(path) for path in files if SECRET.encode() in path.read_bytes()]
     # git keeps all of it compressed.
-    history = machines.git(machines.origin, "log", "--all", "--patch", "--format=%H %B")
+    history = machines.git(machines.origin, "log", "--all", "--patch", "--format=%B", f"^{machines.began}")
     tags = machines.git(machines.origin, "for-each-ref", "--format=%(contents)")
     return found + [str(machines.origin)] * (SECRET in history + tags)
 

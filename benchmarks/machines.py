@@ -115,6 +115,7 @@ class Machines:
         self.git(self.home, "remote", "set-url", "origin", str(self.origin))
         self.git(self.home, "checkout", "--quiet", "-B", "main")
         self.push("Start")
+        self.began = self.git(self.home, "rev-parse", "HEAD")
         self.clone = workspace.place(self.home)
 
     def git(self, root: Path, *arguments: str) -> str:

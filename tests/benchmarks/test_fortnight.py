@@ -88,10 +88,17 @@ def test_the_key_is_found_in_files_and_in_origins_history(tmp_path):
     team.git = lambda root, *asked: tiny.run(root, "git", *asked)
     team.origin.mkdir()
     tiny.run(team.origin, "git", "init", "--quiet")
-    for text in ("nothing", machines.SECRET, "nothing"):
+
+    def commit(text):
         (team.origin / "a.txt").write_text(text)
         tiny.run(team.origin, "git", "add", "a.txt")
         tiny.run(team.origin, "git", "commit", "--quiet", "--message", "a change")
+        return tiny.run(team.origin, "git", "rev-parse", "HEAD").strip()
+
+    team.began = commit("nothing")
+    assert fortnight.told(team) == []
+    commit(machines.SECRET)
+    commit("nothing again")
     assert fortnight.told(team) == [str(team.origin)]
     (tmp_path / "loud.log").write_text(f"key: {machines.SECRET}")
     assert fortnight.told(team) == [str(tmp_path / "loud.log"), str(team.origin)]
