@@ -16,7 +16,7 @@ from flows import automations
 from tests.house import ROOT
 from tests.processes import gone
 
-PATIENCE = 60
+PATIENCE = 180
 
 
 def until(happens):
@@ -55,7 +55,11 @@ def served(tmp_path_factory):
     yield process, ask
     children = process.children(recursive=True)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    try:
+        assert process.wait(20) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
     assert all(gone(child.pid) for child in children)
 
 
