@@ -1,6 +1,7 @@
 """Automations: what the Prefect server does on its own: marks dead runs as crashed, and says how runs go."""
 
 import argparse
+import hashlib
 from datetime import timedelta
 from typing import Any
 
@@ -75,14 +76,20 @@ def watched(within: timedelta = timedelta(0), **events: set[str]) -> EventTrigge
 
 
 def write(automation: Automation) -> None:
-    """Create an automation, or replace the one of its name."""
+    """Create an automation, or replace the one of its name if that was written otherwise.
+
+    One that is written anew forgets what it waits for, and is switched on again.
+    """
+    told = automation.model_dump_json(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
+    automation.description = f"Written by flows.automations: {hashlib.sha256(told.encode()).hexdigest()[:16]}"
     try:
         found: Any = Automation.read(name=automation.name)
     except ValueError:
         automation.create()
         return
-    automation.id = found.id
-    automation.update()
+    if found.description != automation.description:
+        automation.id = found.id
+        automation.update()
 
 
 def main() -> None:

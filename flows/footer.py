@@ -29,7 +29,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.help import parser
 from flows.server import Server, answers
 from flows.speaking import denied, plainly
-from tasks.children import die_with_parent
+from tasks.children import end_with_parent
 from tasks.errors import PassingError, UserError
 from tasks.layout import PARAMS
 from tasks.params import Params
@@ -152,7 +152,7 @@ def run(stage: Flow, ahead: str | None = None) -> None:
     """
     parser(stage.name, stage.description).parse_args()
     if PARENT in os.environ:
-        die_with_parent()
+        end_with_parent()
     with plainly(stage.name), Server() as server:
         arguments = arguments_of(stage, read(PARAMS))
         if ahead:

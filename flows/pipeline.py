@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prefect.schedules import Schedule as PrefectSchedule
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Crashed, State
 
+from flows import serving
 from flows.footer import (
     PARENT,
     call,
@@ -37,7 +39,6 @@ from tasks.reading import read, section
 log = logging.getLogger("mintage.pipeline")
 TRIES = 3
 NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
-TAGS = ["mintage", "nightly"]
 
 
 @task(task_run_name="{stage}", persist_result=False, cache_policy=NO_CACHE)
@@ -126,26 +127,17 @@ def main() -> None:
     """Run the pipeline once, or serve it on the schedule of params.yaml."""
     asked = arguments()
     os.chdir(ROOT)
-    with plainly("pipeline"), Server(stays=asked.serve) as server:
+    lonely = serving.alone() if asked.serve else nullcontext()
+    with plainly("pipeline"), lonely, Server(stays=asked.serve) as server:
         params = read(PARAMS)
         wanted = {name: value for name, value in vars(asked).items() if value is not None and name != "serve"}
         wanted["overrides"] = overriding.parsed(asked.overrides)
         with connected(server):
             if asked.serve:
-                serve(server, nightly_at(params.schedule), {**NIGHTLY, **wanted})
+                log.info("Prefect's UI is at %s", server.url.removesuffix("/api"))
+                serving.serve(pipeline, server, nightly_at(params.schedule), {**NIGHTLY, **wanted})
             else:
                 call(pipeline, wanted)
-
-
-def serve(server: Server, schedule: PrefectSchedule, parameters: dict[str, Any]) -> None:
-    """Stay, and run at the schedule. A server of our own is told what to do with dead runs."""
-    if server.child:
-        from flows import automations  # its imports take a while
-
-        for automation in automations.crashed():
-            automations.write(automation)
-    log.info("Prefect's UI is at %s", server.url.removesuffix("/api"))
-    pipeline.serve("nightly", schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
 
 
 def nightly_at(schedule: Schedule) -> PrefectSchedule:

@@ -84,7 +84,7 @@ class Server:
                 f"export PREFECT_API_URL={url}. Else choose another: export PREFECT_SERVER_API_PORT=4201."
             )
         settings = {VACUUM: os.environ.get(VACUUM, "events,flow_runs"), "PREFECT_API_URL": url}
-        self.child = process(asked.host, asked.port, settings)
+        self.child = process(asked.host, asked.port, settings, apart=True)
         threading.Thread(target=self._again, args=(asked.host, asked.port, settings), daemon=True).start()
         return url
 
@@ -95,7 +95,7 @@ class Server:
             if self.ending:
                 return
             log.warning("prefect: its server died; starting it again")
-            self.child = process(host, port, settings)
+            self.child = process(host, port, settings, apart=True)
 
     def wait(self) -> str:
         """Wait until the server is healthy, and return its URL. Raises UserError if it does not come up."""
@@ -103,7 +103,7 @@ class Server:
         while self.child and not self._healthy():
             if self.child.poll() is not None or time.monotonic() > deadline:
                 raise UserError(
-                    "prefect: its temporary server did not start; `prefect server start` shows why. "
+                    "prefect: its server did not start; `prefect server start` shows why. "
                     "Or name a server that runs in PREFECT_API_URL."
                 )
             time.sleep(0.05)
@@ -117,8 +117,8 @@ class Server:
             return False
 
 
-def process(host: str, port: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a Prefect server. It ends with the thread that started it."""
+def process(host: str, port: int, settings: dict[str, str], apart: bool = False) -> subprocess.Popen[bytes]:
+    """Start a Prefect server. It ends with the thread that started it; `apart`, no Ctrl-C reaches it."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
@@ -127,6 +127,7 @@ def process(host: str, port: int, settings: dict[str, str]) -> subprocess.Popen[
         env={**os.environ, **OURS, **settings},
         stdin=subprocess.DEVNULL,
         preexec_fn=die_with_parent,
+        start_new_session=apart,
     )
 
 

@@ -72,6 +72,17 @@ def stop_group(child: "subprocess.Popen[Any]") -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
+def stop_workers() -> None:
+    """End this process's workers: politely first, and all within GRACE_SECONDS."""
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()
+
+
 @contextlib.contextmanager
 def kills_children() -> Iterator[None]:
     """If the block is stopped, kill this process's workers: whoever started them would wait for their end."""

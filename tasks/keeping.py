@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import dvc
-from tasks.git import git
+from tasks.git import asked, git
 
 log = logging.getLogger("mintage.keeping")
 HELD = "refs/mintage/held/"
@@ -21,7 +21,7 @@ IDENTITY = ("-c", "user.name=mintage", "-c", "user.email=mintage@localhost")
 
 def hold(root: Path) -> None:
     """Remember what the last run left in the clone, published or not."""
-    if not (root / "dvc.lock").exists():
+    if not (root / "dvc.lock").exists() or asked(root, "rev-parse", "--verify", "--quiet", "HEAD") is None:
         return
     git(root, "add", "--", *[name for name in WRITTEN if (root / name).exists()])
     tree = git(root, "write-tree")

@@ -29,7 +29,9 @@ def ready(root: Path) -> None:
         raise UserError("publish: no DVC remote. Add one: dvc remote add --default NAME URL, and commit it.")
     url = git(root, "remote", "get-url", "origin")
     if Path(url, ".git").exists():
-        raise UserError(f"publish: {url} is a working tree. Push to a bare one: git remote add origin URL.")
+        raise UserError(
+            f"publish: {url} is a working tree. Push to a bare one: git remote add (or set-url) origin URL."
+        )
     name = _name(root)
     if asked(root, "check-ref-format", f"refs/tags/{TAGS}/{name}/x") is None:
         raise UserError(f"export.name: git can't tag a dataset as {name!r}. Choose another name.")

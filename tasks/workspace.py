@@ -89,28 +89,32 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     root.chmod(0o700)  # one that was there may be open to others
     free(root)
+    try:
+        check_out(root, home, ref)
+    except UserError:
+        if asked(root, "fsck", "--no-progress") is not None:
+            raise
+        # As a power cut leaves it. What earlier nights held of the cache is forgotten, and stays there.
+        log.warning("the repository in %s is broken; cloning it again", root)
+        shutil.rmtree(root / ".git", ignore_errors=True)
+        check_out(root, home, ref)
+    share(home, root)
+    dvc.settle(root)
+    override(root / PARAMS, changes)
+    check(root)
+
+
+def check_out(root: Path, home: Path, ref: str) -> None:
+    """Have all that origin has, remember what the last run left, and bring the clone to `ref`."""
     # Also where it is there: cut off in the middle, it would be none, and git would look further up.
     git(root, "init", "--quiet")
     git(root, "config", "remote.origin.url", origin(home))
     ssh = asked(home, "config", "core.sshCommand") or "ssh"  # with a deploy key of its own, perhaps
     git(root, "config", "core.sshCommand", f"{ssh} {SSH_OPTIONS}")
     reach(home, root)
-    try:
-        fetch(root)
-    except UserError:
-        if asked(root, "fsck", "--no-progress", "--connectivity-only") is not None:
-            raise
-        # A power cut leaves empty files. Nothing in it is the only copy, but for what is unfinished.
-        log.warning("the repository in %s is broken; cloning it again", root)
-        shutil.rmtree(root / ".git")
-        prepare(root, home, ref, changes)
-        return
+    fetch(root)
     hold(root)
     git(root, "checkout", "--quiet", "--force", "--detach", commit(root, ref))
-    share(home, root)
-    dvc.settle(root)
-    override(root / PARAMS, changes)
-    check(root)
 
 
 def reach(home: Path, root: Path) -> None:
@@ -169,9 +173,9 @@ def share(home: Path, root: Path) -> None:
 
     with dvc.opened(home) as repo:
         cache = repo.cache.local_cache_dir
+    (root / ".dvc/config.local").unlink(missing_ok=True)
     known, own = Config(str(home / ".dvc")), Config(str(root / ".dvc"))
     with own.edit("local") as settings:
-        settings.clear()
         settings.update(known.read("local"))
         settings.setdefault("cache", {})["dir"] = cache
         for name, remote in known.read("repo").get("remote", {}).items():
@@ -192,7 +196,8 @@ def free(root: Path) -> None:
 def _settings(root: Path) -> list[tuple[str, str]]:
     """A repository's own settings that decide how remotes are reached."""
     listed = asked(root, "config", "--local", "--null", "--get-regexp", REACHING) or ""
-    return [(key, value) for key, _, value in (each.partition("\n") for each in listed.split("\0")) if key]
+    found = [each.partition("\n") for each in listed.split("\0") if each]
+    return [(key, value if given else "true") for key, given, value in found]
 
 
 def _there(root: Path, name: str) -> bool:

@@ -1,6 +1,7 @@
 """`--serve` alone, with no server but its own: it schedules, is seen on loopback only, and comes back."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -8,11 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
-from flows import automations
+from flows import automations, serving
+from flows.pipeline import reproduce
 from tests.house import ROOT
 from tests.processes import gone
 
@@ -107,10 +111,57 @@ def test_its_server_comes_back(served):
     assert process.poll() is None
 
 
-def test_a_second_one_is_told_that_the_port_is_taken(served):
+@pytest.mark.parametrize("home", ["the same", "another"])
+def test_a_second_one_is_refused(served, tmp_path, home):
+    """Also at the first one's server: they would share a deployment, and who ends first pauses it."""
     process, ask = served
     until(lambda: ask("api/flow_runs/filter"))
-    done = subprocess.run(process.cmdline(), cwd=ROOT, env=process.environ(), capture_output=True, text=True)
+    port, environment = process.environ()["PREFECT_SERVER_API_PORT"], process.environ()
+    if home == "the same":
+        environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        words = f"--serve: process {process.pid} in {ROOT} serves already. End it, or give this one"
+    else:
+        environment["PREFECT_HOME"] = str(tmp_path)
+        words = f"port {port} is in use"
+    done = subprocess.run(process.cmdline(), cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "is in use" in done.stderr
+    assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Served:
+    """Stands in for Prefect's serving flow: it is at work on a run when it is told to end."""
+
+    name = "pipeline"
+
+    def serve(self, name, **wanted):
+        self.beat = get_current_settings().flows.heartbeat_frequency
+        self.run = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        self.run.start()
+        sys.exit(0)
+
+
+def test_its_runs_give_signs_of_life_and_end_with_it():
+    flow, named = Served(), SimpleNamespace(child=None)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), pytest.raises(SystemExit):
+        serving.serve(flow, named, None, {})
+    assert flow.beat == 180
+    assert not flow.run.is_alive()
+
+
+def test_runs_of_a_machine_that_went_down_have_crashed(prefect):
+    """With the stages under them; those of others are left alone."""
+    from prefect import flow, get_client
+    from prefect.states import Running
+
+    ours, stage = flow(lambda: None, name="pipeline"), flow(lambda: None, name="train")
+    with get_client(sync_client=True) as client:
+        deployed = client.create_deployment(client.create_flow(ours), serving.NAME)
+        ran = client.create_flow_run_from_deployment(deployed, state=Running())
+        step = client.create_task_run(reproduce, ran.id, "train", state=Running())
+        nested = client.create_flow_run(stage, parent_task_run_id=step.id, state=Running())
+        another = client.create_flow_run(ours, state=Running())
+        for _ in range(2):
+            serving.bury(ours)
+            ends = [client.read_flow_run(run.id).state.type.value for run in (ran, nested, another)]
+            assert ends == ["CRASHED", "CRASHED", "RUNNING"]

@@ -93,7 +93,7 @@ def test_what_git_will_refuse_is_told_before_any_work(tmp_path, monkeypatch, ref
     elif refusal == "a signature without a key":
         (tmp_path / "config").write_text(SIGNING)
         monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
-        words = "git -c: failed"
+        words = "git tag: failed"
     else:
         tiny.run(home, "git", "remote", "set-url", "--push", "origin", str(tmp_path / "nowhere"))
         words = "git push: failed"
@@ -115,10 +115,18 @@ def test_data_that_nobody_has_is_not_published(nights, monkeypatch):
         shutil.rmtree(nights.home / ".dvc/cache/files")
 
     monkeypatch.setattr(delivering, "deliver", tidied)
-    with pytest.raises(UserError, match="neither in the cache nor at the"):
+    with pytest.raises(UserError, match="are not at the remote"):
         nights.run(20)
     monkeypatch.undo()
     assert nights.tags() == before
+    nights.run(22)
+    (export,) = [
+        p for p in stored(nights) if p.read_bytes() == (nights.clone / "data/export/README.md").read_bytes()
+    ]
+    export.unlink()  # from the store: DVC, which has sent the folder, does not ask for what lies in it
+    with pytest.raises(UserError, match=r"push: 1 of the files"):
+        nights.run(22, export__license="mit")
+    shutil.copy(nights.clone / "data/export/README.md", export)
     shutil.rmtree(nights.clone / "data")
     assert nights.run(21) == ["generate", "export"]
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+import subprocess
 import threading
 
 import pytest
@@ -133,21 +134,31 @@ def test_origin_is_reached_by_the_trees_own_settings(home, root, unchecked):
     assert workspace._settings(root) == []
 
 
-@pytest.mark.parametrize("broken", ["index", "object"])
-def test_a_repository_that_a_power_cut_broke_is_cloned_again(home, root, unchecked, caplog, broken):
+@pytest.mark.parametrize("broken", ["index", "HEAD", "refs/remotes/origin/main", "object", "config.local"])
+def test_a_clone_that_a_power_cut_broke_is_made_again(home, root, unchecked, broken):
+    """It leaves files empty, or full of zeros. The clone has published: a lock lies in it."""
     workspace.prepare(root, home, "main", {})
     unfinished = root / "data/.unfinished/train/state"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     unfinished.write_text("work")
-    digest = tiny.run(root, "git", "rev-parse", "HEAD")
-    path = root / ".git/index" if broken == "index" else root / ".git/objects" / digest[:2] / digest[2:]
-    if not path.exists():
-        tiny.run(root, "git", "unpack-objects", "-q", "--strict")
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    digest = tiny.run(root, "git", "rev-parse", "HEAD").strip()
+    tree = tiny.run(root, "git", "rev-parse", "HEAD^{tree}").strip()
+    paths = {
+        "object": root / ".git/objects" / tree[:2] / tree[2:],
+        "config.local": root / ".dvc/config.local",
+    }
+    path = paths.get(broken, root / ".git" / broken)
+    if not path.exists():  # they came packed
+        packs = [pack.rename(root / pack.name) for pack in (root / ".git/objects/pack").glob("*.pack")]
+        for pack in packs:
+            command = ["git", "unpack-objects", "-q"]
+            subprocess.run(command, cwd=root, stdin=pack.open("rb"), check=True)
     path.chmod(0o644)
-    path.write_bytes(b"")
-    workspace.prepare(root, home, "main", {})
-    assert tiny.run(root, "git", "rev-parse", "HEAD") == digest
-    assert "is broken; cloning it again" in caplog.text
+    path.write_bytes(b"" if broken != "config.local" else bytes(100))
+    for _ in range(2):
+        workspace.prepare(root, home, "main", {})
+        assert tiny.run(root, "git", "rev-parse", "HEAD").strip() == digest
     assert unfinished.read_text() == "work"
 
 
