@@ -120,13 +120,12 @@ def test_data_that_nobody_has_is_not_published(nights, monkeypatch):
     monkeypatch.undo()
     assert nights.tags() == before
     nights.run(22)
-    (export,) = [
-        p for p in stored(nights) if p.read_bytes() == (nights.clone / "data/export/README.md").read_bytes()
-    ]
+    card = nights.clone / "data/export/README.md"
+    (export,) = [path for path in stored(nights) if path.read_bytes() == card.read_bytes()]
     export.unlink()  # from the store: DVC, which has sent the folder, does not ask for what lies in it
     with pytest.raises(UserError, match=r"push: 1 of the files"):
         nights.run(22, export__license="mit")
-    shutil.copy(nights.clone / "data/export/README.md", export)
+    shutil.copy(card, export)
     shutil.rmtree(nights.clone / "data")
     assert nights.run(21) == ["generate", "export"]
 
@@ -144,7 +143,7 @@ def test_a_remote_that_is_down_costs_its_night_alone(nights):
         store.unlink()
         aside.rename(store)
     assert nights.run(4) == ["generate", "export"]
-    assert len(nights.tags()) == 3
+    assert len(nights.tags()) == len(before[0]) + 1
 
 
 def test_an_empty_machine_pulls_what_it_needs_and_makes_nothing_again(nights):

@@ -144,11 +144,8 @@ def test_a_clone_that_a_power_cut_broke_is_made_again(home, root, unchecked, bro
     (root / "dvc.lock").write_text("schema: '2.0'\n")
     digest = tiny.run(root, "git", "rev-parse", "HEAD").strip()
     tree = tiny.run(root, "git", "rev-parse", "HEAD^{tree}").strip()
-    paths = {
-        "object": root / ".git/objects" / tree[:2] / tree[2:],
-        "config.local": root / ".dvc/config.local",
-    }
-    path = paths.get(broken, root / ".git" / broken)
+    paths = {"object": f".git/objects/{tree[:2]}/{tree[2:]}", "config.local": ".dvc/config.local"}
+    path = root / paths.get(broken, f".git/{broken}")
     if not path.exists():  # they came packed
         packs = [pack.rename(root / pack.name) for pack in (root / ".git/objects/pack").glob("*.pack")]
         for pack in packs:
