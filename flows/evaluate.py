@@ -22,7 +22,7 @@ def evaluate(
     out: Path = REPORT,
     machine: Machine = Machine(),
 ) -> Path:
-    """Train the probe on every arm and test it on real images that no other stage has opened."""
+    """Train the probe on every arm and test it on real images that no stage has opened since the split."""
     from tasks import device, probing, reporting  # torch: not before it is needed
 
     on = device.prepare(machine, params.precision)

@@ -80,7 +80,8 @@ def stop_workers() -> None:
     deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
-        worker.kill()
+        if worker.is_alive():
+            worker.kill()
 
 
 @contextlib.contextmanager

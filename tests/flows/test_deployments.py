@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flows import pipeline as nightly
+from flows import serving
 from tasks import dvc, publishing, workspace
 from tasks.errors import UserError
 from tasks.params import Schedule
@@ -62,6 +63,8 @@ def served(monkeypatch, *given):
     monkeypatch.setattr("sys.argv", ["flows.pipeline", "--serve", *given])
     monkeypatch.setattr(nightly.Server, "_stay", lambda self: "http://127.0.0.1:1/api")
     monkeypatch.setattr(nightly.Server, "wait", lambda self: self.url)
+    monkeypatch.setattr(serving, "alone", contextlib.nullcontext)  # somebody may serve on this machine
+    monkeypatch.setattr(serving, "stop_workers", lambda: None)  # the suite's own, here
     monkeypatch.setattr(
         type(nightly.pipeline), "serve", lambda self, name, **wanted: asked.update(wanted, name=name)
     )

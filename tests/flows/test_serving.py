@@ -141,8 +141,9 @@ class Served:
         sys.exit(0)
 
 
-def test_its_runs_give_signs_of_life_and_end_with_it():
+def test_its_runs_give_signs_of_life_and_end_with_it(monkeypatch):
     flow, named = Served(), SimpleNamespace(child=None)
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [flow.run])  # and not the suite's own
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), pytest.raises(SystemExit):
         serving.serve(flow, named, None, {})
     assert flow.beat == 180
