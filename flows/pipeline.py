@@ -162,5 +162,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+if __name__ == "__mp_main__":  # a run that --serve starts, before Prefect has anything to do with it
+    end_with_parent()
 if __name__ == "__main__":
     main()
