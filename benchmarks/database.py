@@ -27,6 +27,7 @@ import yaml
 from benchmarks.machines import PATIENCE, free_port, healthy, size, until
 from benchmarks.orchestration import clone, seconds
 from benchmarks.rows import read_rows
+from flows.server import RETENTION, VACUUM
 from tasks.children import die_with_parent
 from tasks.layout import ROOT
 
@@ -35,7 +36,6 @@ SHARDS = 100
 NIGHTS = 7
 RETENTION_DAYS = 90
 URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
-VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM"
 TABLES = ("flow_run", "flow_run_state", "task_run", "task_run_state", "log", "artifact", "events")
 AGE = (
     "update flow_run set end_time = :then where end_time is not null",
@@ -80,8 +80,9 @@ def aged(root: Path) -> int:
     """Make all as old as the retention; return how many rows are left once the server has seen to them."""
     then = datetime.now(UTC) - timedelta(days=RETENTION_DAYS + 1)
     told(*AGE, then=then if postgres() else then.replace(tzinfo=None))
-    loops = {f"{VACUUM}_{each}LOOP_SECONDS": "5" for each in ("", "ORPHAN_CLEANUP_")}
-    with server(root, **{f"{VACUUM}_ENABLED": "events,flow_runs"}, **loops):
+    loops = ("LOOP_SECONDS", "ORPHAN_CLEANUP_LOOP_SECONDS")
+    often = {VACUUM.replace("ENABLED", each): "5" for each in loops}
+    with server(root, **{VACUUM: RETENTION}, **often):
         deadline = time.monotonic() + PATIENCE
         while (left := rows()) and time.monotonic() < deadline:
             time.sleep(1)

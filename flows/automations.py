@@ -21,7 +21,9 @@ SILENCE = timedelta(minutes=10)
 LATE = timedelta(hours=1)
 WAITS = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "InfrastructurePending")}
 ENDS = {"prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
-OFF = "prefect.flow-run.Cancelled"
+OVER = {*ENDS, "prefect.flow-run.Cancelled"}  # whoever cancels a run need not be told
+BEGUN = "prefect.flow-run.Running"
+BEAT = "prefect.flow-run.heartbeat"
 PIPELINE = {"prefect.resource.role": "flow", "prefect.resource.name": "pipeline"}
 TEXT = '{"text": "pipeline: {{ flow_run.name }} is {{ flow_run.state.name }}. {{ (flow_run|ui_url) or "" }}"}'
 
@@ -31,17 +33,16 @@ def crashed() -> list[Automation]:
 
     One that is silent, and one that was about to begin and never did.
     """
-    beat, begun = "prefect.flow-run.heartbeat", "prefect.flow-run.Running"
     dead = [ChangeFlowRunState(state=StateType.CRASHED, message="no sign of life")]
     return [
         Automation(
             name="mintage: a silent run has crashed",
-            trigger=watched(after={beat}, expect={beat, OFF, *ENDS}, within=SILENCE),
+            trigger=watched(after={BEAT}, expect={BEAT, *OVER}, within=SILENCE),
             actions=dead,
         ),
         Automation(
             name="mintage: a run that never began has crashed",
-            trigger=watched(after=WAITS, expect={begun, OFF, *ENDS}, within=SILENCE),
+            trigger=watched(after=WAITS, expect={BEGUN, *OVER}, within=SILENCE),
             actions=dead,
         ),
     ]
@@ -51,12 +52,11 @@ def told(webhook: Webhook) -> list[Automation]:
     """A webhook is told how runs end, and that one is late, in the form that Slack and Mattermost take."""
     assert webhook._block_document_id is not None
     tell = [CallWebhook(block_document_id=webhook._block_document_id, payload=TEXT)]
-    late, begun = "prefect.flow-run.Late", "prefect.flow-run.Running"
     return [
         Automation(name="mintage: how a run ended", trigger=watched(expect=ENDS), actions=tell),
         Automation(
             name="mintage: a run is late",
-            trigger=watched(after={late}, expect={begun, OFF, *ENDS}, within=LATE),
+            trigger=watched(after={"prefect.flow-run.Late"}, expect={BEGUN, *OVER}, within=LATE),
             actions=tell,
         ),
     ]

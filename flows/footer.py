@@ -165,10 +165,13 @@ def run(stage: Flow, ahead: str | None = None) -> None:
 
 
 @contextmanager
-def connected(server: Server) -> Iterator[None]:
-    """Talk to the server, once it is up, and deliver to it what there is to say before it goes."""
-    # The heartbeat's thread would be waited for, a second a flow.
-    with temporary_settings({PREFECT_API_URL: server.wait(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+def connected(server: Server, heartbeat: bool = False) -> Iterator[None]:
+    """Talk to the server, once it is up, and deliver to it what there is to say before it goes.
+
+    Flows give no `heartbeat` to automations here: its thread would be waited for, a second a flow.
+    """
+    settings: dict[Any, Any] = {} if heartbeat else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings({PREFECT_API_URL: server.wait(), **settings}):
         try:
             yield
         finally:

@@ -10,8 +10,6 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run, task_run
-from prefect.schedules import Cron
-from prefect.schedules import Schedule as PrefectSchedule
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Crashed, State
 
@@ -38,7 +36,6 @@ from tasks.reading import read, section
 
 log = logging.getLogger("mintage.pipeline")
 TRIES = 3
-NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
 
 
 @task(task_run_name="{stage}", persist_result=False, cache_policy=NO_CACHE)
@@ -132,20 +129,11 @@ def main() -> None:
         params = read(PARAMS)
         wanted = {name: value for name, value in vars(asked).items() if value is not None and name != "serve"}
         wanted["overrides"] = overriding.parsed(asked.overrides)
-        with connected(server):
+        with connected(server, heartbeat=asked.serve):
             if asked.serve:
-                log.info("Prefect's UI is at %s", server.url.removesuffix("/api"))
-                serving.serve(pipeline, server, nightly_at(params.schedule), {**NIGHTLY, **wanted})
+                serving.serve(pipeline, server, params.schedule, wanted)
             else:
                 call(pipeline, wanted)
-
-
-def nightly_at(schedule: Schedule) -> PrefectSchedule:
-    """When the nightly run is due. Raises UserError if Prefect can't read the cron line."""
-    try:
-        return Cron(schedule.cron, timezone=schedule.timezone)
-    except ValueError as error:
-        raise UserError(f"{PARAMS}: schedule.cron: {error}. Give five fields, such as 0 2 * * *.") from None
 
 
 def arguments() -> argparse.Namespace:

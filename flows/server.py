@@ -27,6 +27,7 @@ START_SECONDS = 120
 STOP_SECONDS = 3
 AGAIN_SECONDS = 5
 VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"
+RETENTION = "events,flow_runs"
 OURS = {"PREFECT_SERVER_ANALYTICS_ENABLED": "0", "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL"}
 EPHEMERAL = {
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -83,7 +84,7 @@ class Server:
                 f"prefect: port {asked.port} is in use. If a Prefect server is there, name it: "
                 f"export PREFECT_API_URL={url}. Else choose another: export PREFECT_SERVER_API_PORT=4201."
             )
-        settings = {VACUUM: os.environ.get(VACUUM, "events,flow_runs"), "PREFECT_API_URL": url}
+        settings = {VACUUM: os.environ.get(VACUUM, RETENTION), "PREFECT_API_URL": url}
         self.child = process(asked.host, asked.port, settings, apart=True)
         threading.Thread(target=self._again, args=(asked.host, asked.port, settings), daemon=True).start()
         return url

@@ -1,6 +1,7 @@
 """Serving: the pipeline at its time, from one process that stays and has nobody beside it."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow
-from prefect.schedules import Schedule
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
+from prefect.schedules import Cron
+from prefect.schedules import Schedule as PrefectSchedule
+from prefect.settings import get_current_settings
 
+from flows.footer import close_nested
 from flows.server import Server
 from tasks.children import stop_workers
 from tasks.errors import UserError
+from tasks.layout import PARAMS
+from tasks.params import Schedule
 
+log = logging.getLogger("mintage.serving")
 NAME = "nightly"
+NIGHTLY = {"fresh": True, "ref": "main", "publish": True}
 TAGS = ["mintage", "nightly"]
 LOCK = "mintage-serve.lock"
 
@@ -43,41 +50,50 @@ def alone() -> Iterator[None]:
         yield
 
 
-def serve(flow: Flow, server: Server, schedule: Schedule, parameters: dict[str, Any]) -> None:
-    """Stay, and run the flow at the schedule. A server of our own is told of dead runs, now and later."""
+def serve(flow: Flow, server: Server, schedule: Schedule, wanted: dict[str, Any]) -> None:
+    """Stay, and run the flow at the schedule, with the `wanted` parameters beside those of every night.
+
+    A server of our own is told of dead runs, now and later. Raises UserError for a cron line that is none.
+    """
+    due = nightly_at(schedule)
     if server.child:
         from flows import automations  # its imports take a while
 
         bury(flow)
         for automation in automations.crashed():
             automations.write(automation)
-    # Whoever waits for a run's end needs no sign of its life, but the automations do.
-    with temporary_settings(restore_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY}):
-        try:
-            flow.serve(NAME, schedule=schedule, parameters=parameters, limit=1, tags=TAGS)
-        finally:
-            # Python would wait for them at its exit, and Prefect leaves without a word to them.
-            stop_workers()
+    log.info("Prefect's UI is at %s", server.url.removesuffix("/api"))
+    try:
+        flow.serve(NAME, schedule=due, parameters={**NIGHTLY, **wanted}, limit=1, tags=TAGS)
+    finally:
+        # Python would wait for them at its exit, and Prefect leaves without a word to them.
+        stop_workers()
+
+
+def nightly_at(schedule: Schedule) -> PrefectSchedule:
+    """When the nightly run is due. Raises UserError if Prefect can't read the cron line."""
+    try:
+        return Cron(schedule.cron, timezone=schedule.timezone)
+    except ValueError as error:
+        raise UserError(f"{PARAMS}: schedule.cron: {error}. Give five fields, such as 0 2 * * *.") from None
 
 
 def bury(flow: Flow) -> None:
     """Mark runs as crashed that nobody can be at work on, since nobody else serves and the server is new."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter, TaskRunFilter
+    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
     from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed
+    from prefect.states import Crashed, State
 
+    down: State[Any] = Crashed(message="its machine went down")
     alive = {"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}}
     with get_client(sync_client=True) as client:
-        dead = client.read_flow_runs(
+        for run in client.read_flow_runs(
             flow_filter=FlowFilter.model_validate({"name": {"any_": [flow.name]}}),
             deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [NAME]}}),
             flow_run_filter=FlowRunFilter.model_validate({"state": alive}),
-        )
-        if not dead:
-            return
-        own = TaskRunFilter.model_validate({"flow_run_id": {"any_": [run.id for run in dead]}})
-        steps = [step.id for step in client.read_task_runs(task_run_filter=own)]
-        nested = FlowRunFilter.model_validate({"state": alive, "parent_task_run_id": {"any_": steps}})
-        for run in [*dead, *(client.read_flow_runs(flow_run_filter=nested) if steps else [])]:
-            client.set_flow_run_state(run.id, Crashed(message="its machine went down"), force=True)
+        ):
+            own = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+            for step in client.read_task_runs(flow_run_filter=own):
+                close_nested(step.id, down)
+            client.set_flow_run_state(run.id, down, force=True)

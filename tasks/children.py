@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 GRACE_SECONDS = 8
@@ -27,6 +28,7 @@ def die_with_parent(wish: int = signal.SIGTERM) -> None:
             os._exit(1)  # it died before it could be asked for
 
 
+@cache
 def end_with_parent() -> None:
     """Die with the parent, and soon: a server that is to be told of it may be gone too."""
     parent = os.getppid()

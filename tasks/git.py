@@ -27,8 +27,8 @@ def git(root: Path, *arguments: str, text: str | None = None) -> str:
     done = _run(root, arguments, text)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()][-LAST_LINES:]
-        words = [word for n, word in enumerate(arguments) if "-c" not in arguments[max(n - 1, 0) : n + 1]]
-        raise UserError(hidden("\n".join([f"git {words[0]}: failed in {root}.", *said])))
+        command = arguments[2 * arguments.count("-c")]  # each with its value, before the command
+        raise UserError(hidden("\n".join([f"git {command}: failed in {root}.", *said])))
     return done.stdout.strip()
 
 

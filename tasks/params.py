@@ -55,7 +55,7 @@ class IngestParams(Section):
     def _watched(cls, value: str) -> str:
         """DVC knows no hf://, and of a folder on the web it sees only the index page."""
         where = urlsplit(value)
-        if "://" in value and where.password:
+        if where.password:
             raise ValueError(NO_LOGIN)
         if where.scheme == "hf" or (where.scheme in ("http", "https") and where.path.endswith("/")):
             raise ValueError(

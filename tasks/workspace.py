@@ -28,8 +28,8 @@ from tasks.secrets import LOGIN, for_stage
 
 log = logging.getLogger("mintage.workspace")
 BRANCHES = "refs/remotes/origin/"
-# No question is asked that nobody answers, and a server that is silent is given up.
 REACHING = r"^(credential|http|url)\.|^remote\.origin\.pushurl$"
+# No question is asked that nobody answers, and a server that is silent is given up.
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30"
 
 
@@ -92,11 +92,11 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
     try:
         check_out(root, home, ref)
     except UserError:
-        if asked(root, "fsck", "--no-progress") is not None:
+        if not (root / ".git").exists() or asked(root, "fsck", "--no-progress") is not None:
             raise
         # As a power cut leaves it. What earlier nights held of the cache is forgotten, and stays there.
         log.warning("the repository in %s is broken; cloning it again", root)
-        shutil.rmtree(root / ".git", ignore_errors=True)
+        shutil.rmtree(root / ".git")
         check_out(root, home, ref)
     share(home, root)
     dvc.settle(root)

@@ -11,8 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("flows", "tasks", "models")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-# A project that has published has params of its own, and a lock.
-PUBLISHED = bool(subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, capture_output=True).stdout)
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+# A project that has published has a lock, and params of a night: by hand were written those before.
+PUBLISHED = bool(_git("ls-files", "dvc.lock"))
+_BY_HAND = _git("log", "-1", "--format=%H", "--invert-grep", "--grep=^Publish ", "--", "params.yaml")
+SHIPPED = yaml.safe_load(_git("show", f"{_BY_HAND}:params.yaml")) if PUBLISHED and _BY_HAND else PARAMS
 # They only say or carry what params and paths decide already; as deps, a new field for export
 # would retrain the generator.
 NO_DEPS = {

@@ -13,7 +13,7 @@ from flows import serving
 from tasks import dvc, publishing, workspace
 from tasks.errors import UserError
 from tasks.params import Schedule
-from tests.house import PARAMS, PUBLISHED, ROOT
+from tests.house import ROOT, SHIPPED
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
@@ -22,12 +22,8 @@ DEPLOYMENTS = {each["name"]: each for each in PREFECT["deployments"]}
 
 def test_there_is_one_for_each_night_and_one_for_now():
     assert list(DEPLOYMENTS) == ["nightly", "on-demand"]
+    assert DEPLOYMENTS["nightly"]["schedules"] == [{k: SHIPPED["schedule"][k] for k in ("cron", "timezone")}]
     assert DEPLOYMENTS["on-demand"]["schedules"] == []
-
-
-@pytest.mark.skipif(PUBLISHED, reason="params.yaml is what a night has published")
-def test_both_ways_are_due_at_the_same_time():
-    assert DEPLOYMENTS["nightly"]["schedules"] == [{k: PARAMS["schedule"][k] for k in ("cron", "timezone")}]
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -91,7 +87,7 @@ def test_serving_takes_the_flows_parameters(monkeypatch):
 
 def test_a_cron_line_that_is_none_is_told():
     with pytest.raises(UserError, match=r"schedule\.cron: .*nightly at two"):
-        nightly.nightly_at(Schedule(cron="nightly at two"))
+        serving.nightly_at(Schedule(cron="nightly at two"))
 
 
 def test_the_readmes_lines_are_all_that_a_night_needs(tmp_path, monkeypatch):
@@ -110,6 +106,6 @@ def test_the_readmes_lines_are_all_that_a_night_needs(tmp_path, monkeypatch):
         line = line.replace("git@host:team/digits.git", str(origin))
         tiny.run(home, "sh", "-ec", line.replace("s3://bucket/digits", str(tmp_path / "store")))
     with workspace.clone_of(home) as root:
-        workspace.prepare(root, home, nightly.NIGHTLY["ref"], {"generate.seed": 7})
+        workspace.prepare(root, home, serving.NIGHTLY["ref"], {"generate.seed": 7})
         publishing.ready(root)
         assert dvc.remote(root) == "store"

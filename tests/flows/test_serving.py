@@ -4,57 +4,43 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
+from prefect.settings import get_current_settings
 
+from benchmarks.machines import free_port, until
 from flows import automations, serving
+from flows.footer import connected
 from flows.pipeline import reproduce
+from tasks.params import Schedule
 from tests.house import ROOT
 from tests.processes import gone
-
-PATIENCE = 180
-
-
-def until(happens):
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if found := happens():
-                return found
-        except OSError as error:
-            found = error
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The process that serves, and a question to its server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("served")
+    port, home = free_port(), tmp_path_factory.mktemp("served")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment |= {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port)}
     command = [sys.executable, "-m", "flows.pipeline", "--serve", "--no-publish"]
     with (home / "said").open("wb") as said:
         process = psutil.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
 
-    def ask(what, **body):
-        data = json.dumps(body).encode() if what.startswith("api/") else None
+    def ask(what):
+        data = b"{}" if what.startswith("api/") else None
         headers = {"Content-Type": "application/json", "Accept": "*/*"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/{what}", data, headers)
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:  # it may not be up yet
             found = answer.read()
-        return json.loads(found) if data else found.decode()
+            return json.loads(found) if data else found.decode()
 
     yield process, ask
     children = process.children(recursive=True)
@@ -69,7 +55,7 @@ def served(tmp_path_factory):
 
 def test_runs_are_scheduled(served):
     _, ask = served
-    runs = until(lambda: ask("api/flow_runs/filter"))
+    runs = until(lambda: ask("api/flow_runs/filter"), "its server")
     assert {run["state_type"] for run in runs} == {"SCHEDULED"}
     assert {run["parameters"]["ref"] for run in runs} == {"main"}
     (first, second, *_) = sorted(run["expected_start_time"] for run in runs)
@@ -79,18 +65,18 @@ def test_runs_are_scheduled(served):
 
 def test_dead_runs_will_be_marked_as_crashed(served):
     _, ask = served
-    names = {each["name"] for each in until(lambda: ask("api/automations/filter"))}
+    names = {each["name"] for each in until(lambda: ask("api/automations/filter"), "its server")}
     assert names == {each.name for each in automations.crashed()}
 
 
 def test_there_is_a_page_to_look_at(served):
     _, ask = served
-    assert "<title>Prefect" in until(lambda: ask(""))
+    assert "<title>Prefect" in until(lambda: ask(""), "its server")
 
 
 def test_it_listens_on_loopback_alone(served):
     process, ask = served
-    until(lambda: ask("api/flow_runs/filter"))
+    until(lambda: ask("api/flow_runs/filter"), "its server")
     everyone = [process, *process.children(recursive=True)]
     listening = {
         each.laddr.ip
@@ -103,11 +89,11 @@ def test_it_listens_on_loopback_alone(served):
 
 def test_its_server_comes_back(served):
     process, ask = served
-    until(lambda: ask("api/flow_runs/filter"))
+    until(lambda: ask("api/flow_runs/filter"), "its server")
     (server,) = [each for each in process.children() if "uvicorn" in each.cmdline()]
     server.kill()
     assert gone(server.pid)
-    assert until(lambda: ask("api/flow_runs/filter"))
+    assert until(lambda: ask("api/flow_runs/filter"), "its server")
     assert process.poll() is None
 
 
@@ -115,7 +101,7 @@ def test_its_server_comes_back(served):
 def test_a_second_one_is_refused(served, tmp_path, home):
     """Also at the first one's server: they would share a deployment, and who ends first pauses it."""
     process, ask = served
-    until(lambda: ask("api/flow_runs/filter"))
+    until(lambda: ask("api/flow_runs/filter"), "its server")
     port, environment = process.environ()["PREFECT_SERVER_API_PORT"], process.environ()
     if home == "the same":
         environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
@@ -142,10 +128,11 @@ class Served:
 
 
 def test_its_runs_give_signs_of_life_and_end_with_it(monkeypatch):
-    flow, named = Served(), SimpleNamespace(child=None)
+    flow, named = Served(), SimpleNamespace(child=None, url="http://127.0.0.1:1/api")
+    named.wait = lambda: named.url
     monkeypatch.setattr(multiprocessing, "active_children", lambda: [flow.run])  # and not the suite's own
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), pytest.raises(SystemExit):
-        serving.serve(flow, named, None, {})
+    with pytest.raises(SystemExit), connected(named, heartbeat=True):
+        serving.serve(flow, named, Schedule(), {})
     assert flow.beat == 180
     assert not flow.run.is_alive()
 
