@@ -27,6 +27,7 @@ from prefect.settings import (
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.help import parser
+from flows.reports import address
 from flows.server import Server, answers
 from flows.speaking import denied, plainly
 from tasks.children import end_with_parent
@@ -110,13 +111,17 @@ def show_table(key: str, rows: list[dict[str, Any]]) -> None:
     _artifact(create_table_artifact, key=key, table=rows)
 
 
-def show_link(key: str, path: Path, description: str) -> None:
-    """Show in Prefect where a file of this machine lies."""
+def show_report(path: Path) -> None:
+    """Show in Prefect where the run's report is: at its server if that has reports, else on this machine."""
     from prefect.artifacts import create_link_artifact
 
-    # The whole path as its text, to be copied: browsers open no file from a page of the web.
-    link, text = path.resolve().as_uri(), str(path.resolve())
-    _artifact(create_link_artifact, key=key, link=link, link_text=text, description=description)
+    if not path.is_file():
+        return
+    lies, place = path.resolve(), address(path)
+    # A path is to be copied: browsers open no file from a page of the web.
+    link, text = (place, "Open the report") if place else (lies.as_uri(), str(lies))
+    told = f"On the run's machine it is {lies} until the next run. `dvc get` has it anywhere."
+    _artifact(create_link_artifact, key="report", link=link, link_text=text, description=told)
 
 
 def show_progress(progress: Progress) -> None:

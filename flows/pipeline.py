@@ -22,7 +22,7 @@ from flows.footer import (
     craft,
     noted,
     show_image,
-    show_link,
+    show_report,
     show_table,
 )
 from flows.server import Server
@@ -116,8 +116,7 @@ def show(root: Path, metrics: dict[str, Any]) -> None:
     """Show in Prefect what came out: the headline metrics, real and synthetic images, the report."""
     show_table("metrics", [{"metric": name, "value": value} for name, value in metrics.items()])
     show_image("samples", root / EXPORT / "preview.png")
-    where = "On the run's machine: copy the path. `dvc get` has it anywhere."
-    show_link("report", root / REPORT / "report.html", where)
+    show_report(root / REPORT / "report.html")
 
 
 def main() -> None:

@@ -18,8 +18,11 @@ from urllib.parse import urlsplit
 
 from prefect.settings import get_current_settings
 
+from flows.reports import CACHE
+from tasks import dvc
 from tasks.children import die_with_parent
 from tasks.errors import UserError
+from tasks.layout import ROOT
 
 log = logging.getLogger("mintage.server")
 LOOPBACK = "127.0.0.1"
@@ -85,7 +88,8 @@ class Server:
                 f"export PREFECT_API_URL={url}. Else choose another: export PREFECT_SERVER_API_PORT=4201."
             )
         settings = {VACUUM: os.environ.get(VACUUM, RETENTION), "PREFECT_API_URL": url}
-        self.child = process(asked.host, asked.port, settings, apart=True)
+        settings |= {CACHE: str(dvc.cache(ROOT))}
+        self.child = process(asked.host, asked.port, settings, stays=True)
         threading.Thread(target=self._again, args=(asked.host, asked.port, settings), daemon=True).start()
         return url
 
@@ -96,7 +100,7 @@ class Server:
             if self.ending:
                 return
             log.warning("prefect: its server died; starting it again")
-            self.child = process(host, port, settings, apart=True)
+            self.child = process(host, port, settings, stays=True)
 
     def wait(self) -> str:
         """Wait until the server is healthy, and return its URL. Raises UserError if it does not come up."""
@@ -118,17 +122,21 @@ class Server:
             return False
 
 
-def process(host: str, port: int, settings: dict[str, str], apart: bool = False) -> subprocess.Popen[bytes]:
-    """Start a Prefect server. It ends with the thread that started it; `apart`, no Ctrl-C reaches it."""
+def process(host: str, port: int, settings: dict[str, str], stays: bool = False) -> subprocess.Popen[bytes]:
+    """Start a Prefect server. It ends with the thread that started it.
+
+    One that `stays` has the reports beside its UI, and no Ctrl-C reaches it.
+    """
+    factory = "flows.reports:application" if stays else "prefect.server.api.server:create_app"
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *(sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT), "--factory", factory),
             *("--host", host, "--port", str(port), "--log-level", "critical"),
         ],
         env={**os.environ, **OURS, **settings},
         stdin=subprocess.DEVNULL,
         preexec_fn=die_with_parent,
-        start_new_session=apart,
+        start_new_session=stays,
     )
 
 

@@ -109,6 +109,12 @@ def push(root: Path) -> None:
         )
 
 
+def cache(root: Path) -> Path:
+    """The folder of the local cache, where a file lies by its MD5 digest, two letters a folder."""
+    with opened(root) as repo:
+        return Path(repo.cache.local.path)
+
+
 def remote(root: Path) -> str | None:
     """The name of the default remote, if there is one."""
     with opened(root) as repo:

@@ -28,6 +28,7 @@ NO_DEPS = {
     "flows/engine.py",
     "flows/footer.py",
     "flows/help.py",
+    "flows/reports.py",
     "flows/server.py",
     "flows/speaking.py",
     "tasks/children.py",

@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
 from types import SimpleNamespace
+from urllib.error import HTTPError
 
 import psutil
 import pytest
 from prefect.settings import get_current_settings
 
 from benchmarks.machines import free_port, until
-from flows import automations, serving
+from flows import automations, reports, serving
 from flows.footer import connected
 from flows.pipeline import reproduce
 from tasks.params import Schedule
@@ -38,9 +38,14 @@ def served(tmp_path_factory):
         data = b"{}" if what.startswith("api/") else None
         headers = {"Content-Type": "application/json", "Accept": "*/*"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/{what}", data, headers)
-        with suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:  # it may not be up yet
-            found = answer.read()
-            return json.loads(found) if data else found.decode()
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                found = answer.read()
+                return json.loads(found) if data else found.decode()
+        except HTTPError as refused:
+            return refused.read().decode()
+        except OSError:
+            return None  # it is not up yet
 
     yield process, ask
     children = process.children(recursive=True)
@@ -72,6 +77,13 @@ def test_dead_runs_will_be_marked_as_crashed(served):
 def test_there_is_a_page_to_look_at(served):
     _, ask = served
     assert "<title>Prefect" in until(lambda: ask(""), "its server")
+
+
+def test_reports_are_beside_it(served):
+    """There is none of this name, and Prefect's UI would answer to it by its own page."""
+    _, ask = served
+    until(lambda: ask("api/flow_runs/filter"), "its server")
+    assert ask(f"reports/{'0' * 32}") == reports.GONE
 
 
 def test_it_listens_on_loopback_alone(served):
