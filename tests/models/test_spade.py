@@ -28,7 +28,7 @@ def halves(count=32, size=8):
     return Batch(x_BCHW.clamp(-1, 1), None, F.one_hot(ids_BHW, 2).movedim(-1, 1).float())
 
 
-def trained(family, batch, steps=150):
+def trained(family, batch, steps=300):
     return [family.step(batch, 0.1 + 0.6 * i / steps) for i in range(steps)]
 
 

@@ -132,9 +132,9 @@ def test_keys_alone_reach_every_sample(shown):
     shown.press("ArrowLeft", "ArrowLeft")
     assert text(shown, "sample-place") == "120 of 300"
     shown.press("Escape")
-    assert not shown.js(OPEN)
+    shown.until(f"!({OPEN})")
+    shown.until(f"[...{TILES}].indexOf({FOCUS}) === 119")  # it comes back a moment after the dialog closed
     assert text(shown, "range") == "1 to 120"
-    assert shown.js(f"[...{TILES}].indexOf({FOCUS})") == 119
     shown.press("Tab")
     assert shown.js(f"{FOCUS}.id") == "later"
 
