@@ -3,6 +3,7 @@
 A section is a stage's params; `machine` says how work is carried out, and is no stage's.
 """
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -18,20 +19,21 @@ from pydantic import (
 
 from tasks.arms import checked
 from tasks.layout import NO_REFERENCES
+from tasks.secrets import keyed
 
 Precision = Literal["auto", "fp32", "bf16"]
 Pairs = Literal["stem", "a_to_b", "b_to_a", "left_to_right", "right_to_left"]
 MOST_OVERSAMPLE = 1_000.0
 NO_LOGIN = (
-    "holds a password, which would be committed and published. Leave it out: stores take their keys from "
-    "the environment, such as AWS_SECRET_ACCESS_KEY"
+    "holds a login, a token or a signature, which would be committed and published. Leave it out: stores "
+    "take their keys from the environment, such as AWS_SECRET_ACCESS_KEY"
 )
 
 
 class Section(BaseModel):
     """A block of params.yaml: frozen, and strict about names and types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _as_names(value: Any) -> Any:
@@ -55,7 +57,7 @@ class IngestParams(Section):
     def _watched(cls, value: str) -> str:
         """DVC knows no hf://, and of a folder on the web it sees only the index page."""
         where = urlsplit(value)
-        if where.password:
+        if keyed(value):
             raise ValueError(NO_LOGIN)
         if where.scheme == "hf" or (where.scheme in ("http", "https") and where.path.endswith("/")):
             raise ValueError(
@@ -125,6 +127,17 @@ class PreprocessParams(Section):
     train_per_class: int | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**31)
     shard_size: int = Field(2_000, gt=0)
+
+    @field_validator("group_by")
+    @classmethod
+    def _searchable(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(
+                f"No regular expression ({error}); it is searched in each image's path within the source"
+            ) from None
+        return value
 
     @model_validator(mode="after")
     def _says_something(self) -> "PreprocessParams":
@@ -294,6 +307,8 @@ class Machine(Section):
     def _reachable(self) -> "Machine":
         if (self.engine == "dask") != (self.scheduler is not None):
             raise ValueError("engine dask and the scheduler's address (tcp://host:8786) go together")
+        if self.scheduler and keyed(self.scheduler):
+            raise ValueError(f"scheduler {NO_LOGIN}")
         return self
 
 

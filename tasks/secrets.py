@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlsplit
 
 SECRET = re.compile(
     "SECRET|TOKEN|PASS(W|P|$)|_PAT$|_PWD$|CREDENTIAL|PRIVATE|AUTH(?!OR(_|$))|WEBHOOK|API_?KEY|_KEY(_|$)"
@@ -11,6 +12,10 @@ SECRET = re.compile(
 )
 # A password may have an @ in it; the last one ends the login.
 LOGIN = re.compile(r"(\w+://)[^/\s]*@")
+# Of a query: what signs a URL for whoever has it, and no plain `?key=` of a file.
+SIGNED = re.compile(
+    r"(^|[-_])(token|sig|signature|secret|password|passwd|credential)s?$|(api|access)[-_]?key", re.I
+)
 STORES = re.compile("^(AWS|AZURE|GOOGLE|GCP|GCLOUD|GIT|SSH|DVC_STUDIO)_")
 # A stage tells Prefect's server what it does, and nobody else.
 PREFECT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
@@ -37,12 +42,20 @@ def for_stores(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(own)}
 
 
+def keyed(url: str) -> bool:
+    """Whether a URL has a login, a token or a signature in it."""
+    where = urlsplit(url)
+    alone = where.username is not None and where.scheme in ("http", "https")
+    return bool(where.password) or alone or any(map(SIGNED.search, dict(parse_qsl(where.query))))
+
+
 def hidden(text: str) -> str:
     """`text` with passwords in URLs, and the values of our environment's secrets, put out of sight."""
     text = LOGIN.sub(r"\1***@", text)
     for name, value in os.environ.items():
-        if len(value) >= SHORT and SECRET.search(name):
-            text = text.replace(value, "***")
+        if SECRET.search(name):
+            for part in sorted({value, *value.splitlines()}, key=len, reverse=True):  # a log has lines
+                text = text.replace(part, "***") if len(part) >= SHORT else text
     return text
 
 

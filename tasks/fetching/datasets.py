@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from tasks.errors import UserError, first_line
 from tasks.fetching.remote import is_remote
 from tasks.fetching.source import Item, Source, in_order
-from tasks.params import NO_LOGIN, Section
+from tasks.params import NO_LOGIN, Section, keyed
 from tasks.reading import mapping, parse
 from tasks.shards import png
 
@@ -42,7 +41,7 @@ def named_url(path: Path) -> str | None:
     if "url" not in found:
         return None
     url = parse(NamedUrl, found, str(path)).url
-    if urlsplit(url).password:
+    if keyed(url):
         raise UserError(f"{path}: url: {NO_LOGIN}.")
     if not is_remote(url):
         raise UserError(f"{path}: url: found {url!r}. Give one of https://, s3://, gs:// or hf://.")

@@ -110,18 +110,12 @@ class Decision:
     def gather_groups(self) -> None:
         """Join the rows whose source path `preprocess.group_by` maps to the same key.
 
-        Raises UserError if the pattern is broken or matches no path.
+        Raises UserError if the pattern matches no path.
         """
         pattern = self.params.group_by
         if pattern is None:
             return
-        try:
-            search = re.compile(pattern).search
-        except re.error as error:
-            raise UserError(
-                f"preprocess.group_by: {pattern!r} is no regular expression ({error}). "
-                "Mend it; it is searched in the path of each image within the source."
-            ) from None
+        search = re.compile(pattern).search
         first: dict[str, int] = {}
         # Rejected ones too: a duplicate ties the group of its twin to its own.
         for row, source in enumerate(self.sources):

@@ -81,6 +81,14 @@ WRONG = {
         {"preprocess": {**PARAMS["preprocess"], "size": 30}},
         "preprocess.size 30, channels 1: diffusion makes images whose sides are multiples of 4",
     ),
+    "a pattern that is none": (
+        {"preprocess": {**PARAMS["preprocess"], "group_by": "("}},
+        "preprocess.group_by: found '('. No regular expression",
+    ),
+    "a bound that nothing breaks": (
+        {"gates": {"kept_ratio": {"min": float("nan")}}},
+        "gates.kept_ratio.min: found nan. Input should be a finite number",
+    ),
     "a bound of nothing": ({"gates": {"kept_ratio": {}}}, "gates.kept_ratio"),
 }
 

@@ -1,6 +1,8 @@
 """A stage is told no key but Prefect's, a store none of Prefect's, and no log any."""
 
-from tasks.secrets import for_stage, for_stores, hidden
+import pytest
+
+from tasks.secrets import for_stage, for_stores, hidden, keyed
 
 GIVEN = {
     "PATH": "/bin",
@@ -57,3 +59,28 @@ def test_no_line_shows_a_password(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "short")
     said = "fatal: https://me:ghp_x@host/repo and ghp_0123456789, no short one; s3://bucket/a@b stays"
     assert hidden(said) == "fatal: https://***@host/repo and ***, no short one; s3://bucket/a@b stays"
+
+
+def test_no_line_of_a_key_is_shown(monkeypatch):
+    monkeypatch.setenv("DEPLOY_KEY", "-----BEGIN KEY-----\nabcdefghijkl\nab\n")
+    assert hidden("read abcdefghijkl, about it") == "read ***, about it"
+
+
+@pytest.mark.parametrize(
+    ("url", "holds"),
+    [
+        ("https://ghp_token@host/x.zip", True),
+        ("s3://me:p@bucket/x", True),
+        ("https://host/x.zip?sv=1&sig=abc%3D", True),
+        ("https://host/x.zip?X-Amz-Credential=a&X-Amz-Signature=b", True),
+        ("https://host/x.zip?access_token=a", True),
+        ("https://host/x.zip?AWSAccessKeyId=a", True),
+        ("tls://u:p@host:8786", True),
+        ("ssh://git@host/x", False),
+        ("https://host/x.zip?key=photos&design=2&signal=1", False),
+        ("s3://bucket/a@b", False),
+        ("/photos/a@b?token", False),
+    ],
+)
+def test_a_url_that_lets_whoever_has_it_in(url, holds):
+    assert keyed(url) is holds

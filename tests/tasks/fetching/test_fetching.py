@@ -25,7 +25,7 @@ def test_files_that_are_not_what_they_say(tmp_path, kind):
 
 def test_a_url_is_fetched_and_not_kept(tmp_path, web):
     p.write_zip(web.folder / "in.zip", p.classes())
-    out = p.ingested(f"{web.url}/in.zip?token=1", tmp_path / "raw")
+    out = p.ingested(f"{web.url}/in.zip?download=1", tmp_path / "raw")
     assert sorted(f.name for f in out.iterdir()) == ["index.json", "rejects.parquet", "shard-00000.parquet"]
     assert Shards.open(out).rows == 8
 
