@@ -2,18 +2,22 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from yaml import SafeLoader, ScalarNode, safe_dump
 
 from tasks.errors import UserError
-from tasks.reading import mapping
+from tasks.reading import WRONG, mapping, short
 from tasks.shards import whole
 
 SEED = "generate.seed"
+TEXT = "tag:yaml.org,2002:str"
 
 
 def changes(overrides: Mapping[str, Any], fresh: datetime | None) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def parsed(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         try:
             found[name] = YAML(typ="safe").load(value)
-        except YAMLError:
+        except (YAMLError, *WRONG):
             equals = ""
         if not equals:
             raise UserError(f"--set {pair}: give KEY=VALUE, the value in YAML, such as train.images=1000.")
@@ -56,15 +60,37 @@ def override(path: Path, changes: Mapping[str, Any]) -> None:
     """
     if not changes:
         return
-    mapping(path, "sections such as `ingest:`")  # else ruamel's own errors, in its own words
+    mapping(path, "sections such as `ingest:`")
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 10_000
     yaml.representer.add_representer(type(None), _null)
-    document = yaml.load(path)
+    yaml.representer.add_representer(float, _number)
+    try:
+        document = yaml.load(path)
+    except YAMLError as error:  # a key that is given twice: PyYAML takes the last
+        raise UserError(f"{path}: not readable as YAML.\n{short(str(error))}") from None
     for name, value in changes.items():
-        put(document, name, value)
+        put(document, name, _written(value))
     with whole(path) as file:
         yaml.dump(document, file)
+
+
+def _written(value: Any) -> Any:
+    """A value that is read again as what it is by PyYAML, to which `no` and 12:30 are no texts."""
+    if isinstance(value, dict):
+        return {_written(key): _written(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_written(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    plain = SafeLoader("").resolve(ScalarNode, value, (True, False)) == TEXT
+    # A next line (U+0085) is a line to one of the two alone.
+    return value if plain and "\x85" not in value else DoubleQuotedScalarString(value)
+
+
+def _number(representer: Any, value: float) -> Any:
+    # Its own words for 1e-05 are a text to PyYAML.
+    return representer.represent_scalar("tag:yaml.org,2002:float", safe_dump(value).split("\n")[0])
 
 
 def _null(representer: Any, value: None) -> Any:
@@ -89,4 +115,6 @@ def _put(block: Any, parts: list[str], value: Any, name: str) -> None:
         block[key] = {}
     if not isinstance(block[key], dict):
         raise UserError(f"overrides.{name}: {key} holds {block[key]!r}, not a section.")
+    # Of its own: by an anchor, others may have the same one.
+    block[key] = deepcopy(block[key])
     _put(block[key], parts[length:], value, name)

@@ -23,6 +23,8 @@ from tasks.references import files
 from tasks.secrets import hidden
 
 T = TypeVar("T", bound=BaseModel)
+# What YAML's loaders raise, also for values that no date or number can have, and for too many brackets.
+WRONG = (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError)
 
 
 def read(path: Path) -> Params:
@@ -45,8 +47,10 @@ def mapping(path: Path, wanted: str) -> dict[str, Any]:
     """The keys of a YAML file. Raises UserError if it can't be read, or is something else than `wanted`."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML.\n{_short(str(error))}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found.") from None
+    except WRONG as error:
+        raise UserError(f"{path}: not readable as YAML.\n{short(str(error))}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected {wanted}, found {type(found).__name__}.")
     return found
@@ -108,7 +112,8 @@ def wrapped(name: str, block: Mapping[str, Any]) -> list[str]:
     return module.wraps(module.Config(**block)) if hasattr(module, "wraps") else []
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """The first lines of a long error."""
     return "\n".join(text.splitlines()[:4])
 
 

@@ -9,6 +9,7 @@ import yaml
 from tasks.errors import UserError
 from tasks.git import git
 from tasks.keeping import TAGS
+from tasks.reading import WRONG
 
 SHOWN = ("kept", "kept_ratio", "accuracy.real.mean", "accuracy.synthetic.mean", "after.frechet_distance")
 
@@ -80,10 +81,14 @@ def _parts(version: Version) -> tuple[str, str]:
 def _metrics(body: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(body)
-    except yaml.YAMLError:  # a tag that somebody wrote by hand
+    except WRONG:  # a tag that somebody wrote by hand
         found = None
     told = found.items() if isinstance(found, dict) else ()
-    return {name: value for name, value in told if value is None or isinstance(value, int | float)}
+    return {name: value for name, value in told if isinstance(name, str) and _plain(value)}
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _number(value: float | None) -> str:

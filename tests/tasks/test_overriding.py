@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import UserError
@@ -50,7 +50,9 @@ def test_no_changes_leave_the_file_alone(path):
     override(path, {})
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "train: ["])
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "train: [", "train: {a: 2026-02-30}", "a: !!int x", "[" * 3_000, "a: 1\na: 2"]
+)
 def test_a_broken_file_is_told(path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml: "):
@@ -60,6 +62,49 @@ def test_a_broken_file_is_told(path, text):
 def test_a_key_that_leads_through_a_value_is_told(path):
     with pytest.raises(UserError, match=r"overrides\.train\.seed\.x: seed holds 0, not a section"):
         override(path, {"train.seed.x": 1})
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.sampled_from(
+        ["no", "yes", "on", "12:30", "1e-5", "0x1f", "1_000", "null", "~", "2026-11-22", "<<", "="]
+    )
+    | st.text(max_size=8)
+)
+
+
+@given(value=VALUES | st.lists(VALUES, max_size=3) | st.dictionaries(st.text(max_size=5), VALUES, max_size=3))
+@example(value=1e-05)
+@example(value=1e22)
+@example(value="\x85x")
+def test_a_value_is_read_as_it_was_given(tmp_path_factory, value):
+    """It is written by ruamel, after YAML 1.2, and read by PyYAML, after 1.1."""
+    path = tmp_path_factory.mktemp("read") / "params.yaml"
+    path.write_text("export: {license: other}\n")
+    override(path, {"export.license": value})
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))["export"]["license"]
+    assert (found, type(found)) == (value, type(value))
+
+
+SHARED = """\
+filter:
+  copied: &x {share: 0.002}
+  duplicate: *x
+  outlier:
+    <<: *x
+"""
+
+
+@pytest.mark.parametrize("name", ["copied", "duplicate", "outlier"])
+def test_an_anchor_changes_no_other_key(tmp_path, name):
+    path = tmp_path / "params.yaml"
+    path.write_text(SHARED)
+    before = yaml.safe_load(SHARED)["filter"]
+    override(path, {f"filter.{name}.share": 0.1})
+    assert yaml.safe_load(path.read_text())["filter"] == {**before, name: {"share": 0.1}}
 
 
 def test_fresh_is_the_same_seed_for_the_same_night():
@@ -83,7 +128,7 @@ def test_pairs_of_a_command_line():
         "ingest.source": "a=b",
         "generate.steps": None,
     }
-    for wrong in ("train.images", "evaluate.arms=[", ""):
+    for wrong in ("train.images", "evaluate.arms=[", "", "a=2026-02-30", "a=!!int x", "a=" + "[" * 3_000):
         with pytest.raises(UserError, match="KEY=VALUE"):
             parsed([wrong])
 

@@ -18,6 +18,10 @@ def known(tmp_path_factory):
         tag, body = f"dataset/digits/2026-11-2{day}-{digest}", BODY.format(day, digest, kept)
         tiny.run(root, "git", "tag", "--annotate", "--message", body, tag)
     tiny.run(root, "git", "tag", "dataset/by-hand")
+    for number, odd in enumerate(
+        ("1: 2\nyes: 1\nnull: 1", f"kept: {10**400}", "day: 2026-02-30", "a: !!int x")
+    ):
+        tiny.run(root, "git", "tag", "--annotate", "--message", f"odd\n\n{odd}\n", f"dataset/Odd{number}")
     tiny.run(root, "git", "tag", "v1")
     return versions(root)
 
@@ -25,7 +29,9 @@ def known(tmp_path_factory):
 def test_all_are_listed_the_newest_first(known):
     assert [v.short for v in known] == [
         "digits/2026-11-22-bcbc3333", "digits/2026-11-22-bbbb2222", "digits/2026-11-21-aaaa1111", "by-hand",
+        "Odd3", "Odd2", "Odd1", "Odd0",
     ]  # fmt: skip
+    assert [v.metrics for v in known[3:]] == [{}] * 5
     table = listing(known)
     assert table[0][:3] == ("version", "kept", "kept_ratio")
     assert table[1][:5] == ("digits/2026-11-22-bcbc3333", "90", "0.5", "–", "0.92")
