@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.children import die_with_parent, stop_group
 from tasks.errors import UserError
+from tasks.git import ignored
 from tasks.secrets import for_stage, for_stores, hidden
 
 log = logging.getLogger("mintage.dvc")
@@ -41,6 +42,11 @@ def opened(root: Path) -> Iterator[Any]:
             yield repo
     except (DvcException, sqlite3.OperationalError) as error:  # such as: database or disk is full
         raise UserError(f"dvc: {hidden(str(error))}") from None
+    except sqlite3.DatabaseError as error:  # as a power cut leaves it
+        from dvc.dirs import site_cache_dir
+
+        notes = Path(site_cache_dir()) / "repo"
+        raise UserError(f"dvc: {error}. Remove its notes, which it makes again: rm -r {notes}") from None
 
 
 def stages(root: Path) -> list[str]:
@@ -51,7 +57,8 @@ def stages(root: Path) -> list[str]:
         graph = repo.index.graph
         written = {stage: place for place, stage in enumerate(repo.index.stages)}
         ordered = networkx.lexicographical_topological_sort(graph.reverse(), key=written.__getitem__)
-        return [stage.name for stage in ordered]
+        ours = _ours(repo)
+        return [stage.name for stage in ordered if stage in ours]
 
 
 def reproduce(stage: str, root: Path, environment: Mapping[str, str], sparse: bool = False) -> bool:
@@ -61,17 +68,25 @@ def reproduce(stage: str, root: Path, environment: Mapping[str, str], sparse: bo
     DVC and the stage under it. In a `sparse` tree an out may be missing as long as nobody needs it:
     what a changed stage reads is pulled first. Raises UserError with DVC's last lines if it fails.
     """
+    from dvc.exceptions import DvcException
+
     with opened(root) as repo, repo.lock:
-        (found,) = [each for each in repo.index.stages if each.name == stage]
+        (found,) = [each for each in _ours(repo) if each.name == stage]
         upstream = [each for each in repo.index.stages if each is not found] if sparse else None
-        if not found.changed(allow_missing=sparse, upstream=upstream):
-            return False
-        made = [out.fs_path for each in repo.index.stages for out in each.outs]
-        lacking = [
-            dep.def_path
-            for dep in found.deps
-            if not dep.exists and any(Path(dep.fs_path).is_relative_to(out) for out in made)
-        ]
+        missing = [dep.def_path for dep in found.deps if dep.is_in_repo and not dep.exists]
+        made = [Path(out.fs_path) for each in repo.index.stages for out in each.outs]
+        lacking = [path for path in missing if any((root / path).is_relative_to(out) for out in made)]
+        # What git has not brought although it would: DVC is to say so. Ignored, it may lie elsewhere.
+        gone = [path for path in missing if path not in lacking and not ignored(root, path)]
+        try:
+            changed = found.changed(allow_missing=sparse, upstream=upstream) or gone
+        except DvcException:
+            raise
+        except Exception as error:  # of whatever library reaches the source: DVC says it better
+            log.warning("%s: not known whether it changed: %s", stage, hidden(str(error)))
+            changed = True
+    if not changed:
+        return False
     if sparse and lacking:
         fetch(lacking, root)
     asked = {**for_stage(os.environ, stage), **environment, **SHELL}
@@ -95,16 +110,19 @@ def push(root: Path) -> None:
     that neither the cache nor the remote has, of which DVC itself only warns.
     """
     _dvc(["push"], root, for_stores(os.environ), "push", hours=STORE_HOURS)
+    lost = 0
     with opened(root) as repo:
+        used = repo.used_objs(force=True, push=True)
         # A folder that is nowhere is not among the objects: what it held isn't known.
-        kept = [out for stage in repo.index.stages for out in stage.outs if out.use_cache]
-        outs = {out.hash_info for out in kept if out.hash_info}
-        named = {each.value for each in outs | repo.used_objs(force=True, push=True).get(None, set())}
-        # One by one: of a folder that DVC knows to have sent, it does not ask for what lies in it.
-        lost = named - set(repo.cloud.get_remote_odb().oids_exist(sorted(named)))
+        used[None] |= {out.hash_info for out in _pushed(repo) if out.hash_info}
+        for store, objects in used.items():
+            named = sorted({each.value for each in objects})
+            # One by one: of a folder that DVC knows to have sent, it does not ask for what lies in it.
+            there = (store or repo.cloud.get_remote_odb()).oids_exist(named) if named else ()
+            lost += len(set(named) - set(there))
     if lost:
         raise UserError(
-            f"push: {len(lost):,} of the files that dvc.lock names are not at the remote, and DVC does not "
+            f"push: {lost:,} of the files that dvc.lock names are not at the remote, and DVC does not "
             "send them. Bring them back, or run the stages that make them again: dvc repro --force."
         )
 
@@ -124,10 +142,24 @@ def remote(root: Path) -> str | None:
 def settle(root: Path) -> None:
     """Take away outs that are not those of dvc.lock, left by another run: what is missing can be fetched."""
     with opened(root) as repo:
-        for stage in repo.index.stages:
-            for out in stage.outs:
-                if out.exists and (not out.hash_info or out.workspace_status()):
-                    out.remove()
+        for out in (out for stage in repo.index.stages for out in stage.outs):
+            try:
+                stale = out.exists and (not out.hash_info or out.workspace_status())
+            except FileNotFoundError:  # links into a cache that has them no longer
+                stale = True
+            if stale or (Path(out.fs_path).is_symlink() and not out.exists):
+                out.remove()
+
+
+def _ours(repo: Any) -> list[Any]:
+    """The stages of the project's own dvc.yaml: neither another's, nor what `dvc add` or `import` wrote."""
+    return [each for each in repo.index.stages if each.path_in_repo == "dvc.yaml"]
+
+
+def _pushed(repo: Any) -> list[Any]:
+    """The outs that DVC pushes to the default remote."""
+    outs = [out for each in repo.index.stages if not each.is_repo_import for out in each.outs]
+    return [out for out in outs if out.use_cache and out.can_push and not out.remote]
 
 
 def _dvc(

@@ -38,10 +38,16 @@ def asked(root: Path, *arguments: str) -> str | None:
     return None if done.returncode else done.stdout.strip()
 
 
+def ignored(root: Path, path: str) -> bool:
+    """Whether git is told to leave a path out."""
+    return asked(root, "check-ignore", "--quiet", path) is not None
+
+
 def _run(root: Path, arguments: tuple[str, ...], text: str | None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            ["git", *arguments],
+            # No hook of the user's: it may be meant for other work, and whatever it says is not seen.
+            ["git", "-c", "core.hooksPath=/dev/null", *arguments],
             cwd=root,
             env={**for_stores(os.environ), **QUIET},
             input=text or "",

@@ -1,5 +1,6 @@
 """DVC decides the order and whether a stage runs; its failure is told in its own last lines."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -49,6 +50,84 @@ def test_a_failed_stage_is_told_by_its_last_lines(project):
         dvc.reproduce("first", project, {})
 
 
+def test_only_the_stages_of_its_own_dvc_yaml_are_run(project):
+    """Beside them: what `dvc add` wrote of the source, and another dvc.yaml."""
+    from dvc.repo import Repo
+
+    with contextlib.chdir(project), Repo() as repo:
+        repo.add("source.txt")
+    (project / "other").mkdir()
+    (project / "other/dvc.yaml").write_text("stages: {first: {cmd: echo 1 > x, outs: [x]}}")
+    assert dvc.stages(project) == ["first", "second"]
+    assert dvc.reproduce("first", project, {}, sparse=True)
+    (project / "source.txt").unlink()
+    assert not dvc.reproduce("first", project, {}, sparse=True)
+    (project / "first.txt").unlink()
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text().replace("cp source", "cat source"))
+    with pytest.raises(UserError, match="first: failed under DVC"):
+        dvc.reproduce("first", project, {}, sparse=True)
+    assert (project / "source.txt").read_text() == "1"  # brought back for it
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_dep_that_git_should_have_brought_is_missed(project, ignored):
+    """One that git ignores may lie on another machine: where nothing else changed, it is not needed."""
+    assert dvc.reproduce("first", project, {}, sparse=True)
+    (project / "source.txt").unlink()
+    if ignored:
+        (project / ".gitignore").write_text("source.txt\nfirst.txt\n")
+        assert not dvc.reproduce("first", project, {}, sparse=True)
+    else:
+        with pytest.raises(UserError, match=r"first: failed under DVC(.|\n)*source\.txt"):
+            dvc.reproduce("first", project, {}, sparse=True)
+
+
+def test_a_source_that_can_not_be_reached_is_told_in_dvcs_lines(project, monkeypatch):
+    """Of what reaches it, each library has errors of its own."""
+    from dvc.stage import PipelineStage
+
+    def refused(*asked, **how):
+        raise ImportError("gs is supported, but requires 'dvc-gs' to be installed")
+
+    monkeypatch.setattr(PipelineStage, "changed", refused)
+    (project / "source.txt").unlink()
+    with pytest.raises(UserError, match="first: failed under DVC"):
+        dvc.reproduce("first", project, {})
+
+
+def test_outs_whose_cache_is_gone_are_taken_away(project):
+    for stage in ("first", "second"):
+        dvc.reproduce(stage, project, {})
+    (project / "first.txt").unlink()
+    (project / "first.txt").symlink_to(project / "gone")
+    dvc.settle(project)
+    assert not (project / "first.txt").is_symlink()
+    assert (project / "second.txt").exists()
+
+
+@pytest.mark.parametrize("option", ["push: false", "remote: other"])
+def test_what_goes_to_another_store_or_to_none_is_not_missed(project, option):
+    (project / "dvc.yaml").write_text(
+        f"stages:\n  a: {{cmd: mkdir a; echo 1 > a/b, outs: [a: {{{option}}}]}}\n"
+        "  b: {cmd: echo 2 > c, outs: [c]}\n"
+    )
+    (project / ".dvc/config").write_text(
+        "[core]\n    remote = store\n"
+        + "".join(f"['remote \"{name}\"']\n    url = {project / name}\n" for name in ("store", "other"))
+    )
+    for stage in dvc.stages(project):
+        dvc.reproduce(stage, project, {})
+    dvc.push(project)
+    there = {name for name in ("store", "other") for path in (project / name).rglob("*") if path.is_file()}
+    assert there == {"store", *({"other"} if "other" in option else ())}
+    if "other" in option:
+        for path in [path for path in (project / "other").rglob("*") if path.is_file()]:
+            if not path.name.endswith(".dir"):
+                path.unlink()
+        with pytest.raises(UserError, match="push: 1 of the files"):
+            dvc.push(project)
+
+
 def test_a_broken_dvc_yaml_is_named(project):
     (project / "dvc.yaml").write_text("stages: [")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
@@ -59,6 +138,16 @@ def test_a_full_disk_is_told_in_plain_words(project):
     """DVC keeps what it knows of files in a database, and says so in that one's words."""
     with pytest.raises(UserError, match="dvc: database or disk is full"), dvc.opened(project):
         raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_a_broken_database_is_told_with_the_mend(project, monkeypatch):
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(project / "site"))
+    with dvc.opened(project) as repo:
+        repo.state.hashes.set("a", "b")
+    (database, *_) = (project / "site/repo").rglob("cache.db")
+    database.write_bytes(bytes(200))
+    with pytest.raises(UserError, match=f"Remove its notes.*rm -r {project}/site/repo"), dvc.opened(project):
+        pass
 
 
 def test_a_stage_is_told_no_key(project, monkeypatch):
