@@ -76,24 +76,32 @@ def pipeline(
         here(changes, publish)
         return
     with workspace.clone_of(ROOT) as root:
-        for _ in range(TRIES):
-            craft(workspace.prepare)(root, ROOT, ref, changes)
-            if publish:
-                publishing.ready(root)
-            run_stages(root)
-            if not publish or craft(publishing.publish)(root, ref, due):
-                break
-        else:
-            raise UserError(f"publish: others pushed to {ref} first, {TRIES} times in a row. Run again.")
+        try:
+            there(root, ref, changes, due if publish else None)
+        except Exception:
+            tidy(root)  # a month of bad nights must not fill the disk
+            raise
         tidy(root)
+
+
+def there(root: Path, ref: str, changes: dict[str, Any], due: Any) -> None:
+    """Bring the clone up to date at `ref`, and publish, if it is `due`, as of that time."""
+    for _ in range(TRIES):
+        craft(workspace.prepare)(root, ROOT, ref, changes)
+        if due:
+            publishing.ready(root)
+        run_stages(root)
+        if not due or craft(publishing.publish)(root, ref, due):
+            return
+    raise UserError(f"publish: others pushed to {ref} first, {TRIES} times in a row. Run again.")
 
 
 def tidy(root: Path) -> None:
     """Keep the cache level. What goes wrong with it is no fault of tonight's dataset, and only told."""
-    keep = section(root / PARAMS, "schedule").get("keep", Schedule().keep)
     try:
+        keep = section(root / PARAMS, "schedule").get("keep", Schedule().keep)
         craft(keeping.trim)(root, ROOT, keep)
-    except (OSError, UserError) as error:
+    except Exception as error:
         log.warning("the cache was not trimmed: %s", error)
 
 

@@ -122,13 +122,28 @@ def test_the_server_is_told_how_a_stage_ended_that_ran(monkeypatch, ran, expecte
     assert told == expected
 
 
-def test_a_cache_that_can_not_be_trimmed_fails_no_night(base, monkeypatch, caplog):
-    def denied(*asked):
-        raise PermissionError(13, "Permission denied", "/srv/cache")
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "/srv/cache"), ValueError("of a library's own")]
+)
+def test_a_cache_that_can_not_be_trimmed_fails_no_night(base, monkeypatch, caplog, error):
+    def refused(*asked):
+        raise error
 
-    monkeypatch.setattr(keeping, "trim", denied)
+    monkeypatch.setattr(keeping, "trim", refused)
     nightly.tidy(base / "home")
-    assert "the cache was not trimmed: [Errno 13] Permission denied: '/srv/cache'" in caplog.messages
+    assert f"the cache was not trimmed: {error}" in caplog.messages
+
+
+def test_a_bad_night_keeps_the_cache_level_too(base, monkeypatch):
+    def failed(root):
+        raise UserError("a gate is broken")
+
+    kept = []
+    monkeypatch.setattr(nightly, "run_stages", failed)
+    monkeypatch.setattr(keeping, "trim", lambda root, home, keep: kept.append(keep))
+    with pytest.raises(UserError, match="a gate is broken"):
+        night(overrides={"schedule.keep": 5})
+    assert kept == [5]
 
 
 def test_what_changes_files_needs_a_clone():
