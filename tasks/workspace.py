@@ -25,6 +25,7 @@ from tasks.keeping import hold
 from tasks.layout import PARAMS
 from tasks.overriding import override
 from tasks.secrets import LOGIN, for_stage
+from tasks.shards import whole
 
 log = logging.getLogger("mintage.workspace")
 BRANCHES = "refs/remotes/origin/"
@@ -85,6 +86,8 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
     """
     if not (root / ".git").exists():
         log.info("cloning into %s", root)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is no folder, and runs are to work there. Move it away.")
     # git's and DVC's settings in it may hold keys.
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     root.chmod(0o700)  # one that was there may be open to others
@@ -96,12 +99,15 @@ def prepare(root: Path, home: Path, ref: str, changes: Mapping[str, Any]) -> Non
             raise
         # As a power cut leaves it. What earlier nights held of the cache is forgotten, and stays there.
         log.warning("the repository in %s is broken; cloning it again", root)
-        shutil.rmtree(root / ".git")
+        if (root / ".git").is_dir():
+            shutil.rmtree(root / ".git")
+        else:
+            (root / ".git").unlink()
         check_out(root, home, ref)
-    share(home, root)
-    dvc.settle(root)
     override(root / PARAMS, changes)
     check(root)
+    share(home, root)
+    dvc.settle(root)
 
 
 def check_out(root: Path, home: Path, ref: str) -> None:
@@ -132,6 +138,7 @@ def fetch(root: Path) -> None:
         "fetch",
         "--quiet",
         "--prune",
+        "--update-shallow",
         "origin",
         f"+refs/heads/*:{BRANCHES}*",
         "+refs/tags/*:refs/tags/*",
@@ -169,19 +176,25 @@ def check(root: Path) -> None:
 
 def share(home: Path, root: Path) -> None:
     """Give the clone the DVC cache of the tree at `home`, and what only that tree knows of its remotes."""
-    from dvc.config import Config
+    from configobj import ConfigObj
 
     with dvc.opened(home) as repo:
-        cache = repo.cache.local_cache_dir
-    (root / ".dvc/config.local").unlink(missing_ok=True)
-    known, own = Config(str(home / ".dvc")), Config(str(root / ".dvc"))
-    with own.edit("local") as settings:
-        settings.update(known.read("local"))
-        settings.setdefault("cache", {})["dir"] = cache
-        for name, remote in known.read("repo").get("remote", {}).items():
+        settings, cache = repo.config.read("local"), repo.cache.local_cache_dir
+        folders = {
+            name: remote["url"]
+            for name, remote in repo.config.read("repo").get("remote", {}).items()
             # A folder is written relative to the tree, and from the clone would be another one.
-            if "://" not in remote["url"]:
-                settings.setdefault("remote", {}).setdefault(name, {}).setdefault("url", remote["url"])
+            if "://" not in remote.get("url", "://")
+        }
+    for name, url in folders.items():
+        settings["remote"].setdefault(name, {}).setdefault("url", url)
+    settings["cache"]["dir"] = cache
+    for kind in ("remote", "machine", "db"):
+        settings |= {f'{kind} "{name}"': block for name, block in settings.pop(kind).items()}
+    # Not by DVC's own writing, which has ASCII alone, and refuses half a remote's settings.
+    config = ConfigObj({name: block for name, block in settings.items() if block}, encoding="utf-8")
+    with whole(root / ".dvc/config.local") as file:
+        config.write(file)
 
 
 def free(root: Path) -> None:

@@ -88,6 +88,82 @@ def test_cache_and_folder_remotes_are_the_users(home, root, unchecked):
     assert tiny.run(root, "git", "status", "--porcelain") == ""
 
 
+def test_settings_in_any_alphabet_and_in_two_files(tmp_path, monkeypatch, unchecked):
+    """DVC itself writes ASCII alone, and refuses a file that holds half of a remote."""
+    tiny.settle(monkeypatch, tmp_path)
+    home = tiny.project(tmp_path / "jörg", settings="['remote \"half\"']\n    region = eu\n")
+    local = f"['remote \"half\"']\n    url = s3://bucket/größe\n['cache']\n    dir = '{tmp_path}/ä, #b'\n"
+    (home / ".dvc/config.local").write_text(local)
+    with workspace.clone_of(home) as root:
+        workspace.prepare(root, home, "main", {})
+    with dvc.opened(root) as own, dvc.opened(home) as users:
+        assert own.cache.local.path == users.cache.local.path
+        assert own.config["remote"]["half"] == users.config["remote"]["half"]
+        assert own.config["remote"]["half"]["url"] == "s3://bucket/größe"
+        assert own.config["remote"]["store"]["url"] == str(home.parent / "store")
+
+
+def test_params_that_dvc_can_not_read_are_told_in_our_words(home, root):
+    """Outs of an earlier run lie there, which DVC is to look at."""
+    sound = (home / "params.yaml").read_text()
+    with_date = sound.replace("license: other", "license: 2026-11-22")
+    assert with_date != sound
+    tiny.commit(home, **{"params.yaml": with_date})
+    try:
+        with pytest.raises(UserError, match=r"export\.license: found datetime"):
+            workspace.prepare(root, home, "main", {})
+    finally:
+        tiny.commit(home, **{"params.yaml": sound})
+
+
+@pytest.mark.parametrize("changes", [{}, {"train.seed": 1}])
+def test_a_ref_that_holds_no_project_is_told(home, root, changes):
+    empty = tiny.run(home, "git", "commit-tree", "-m", "pages", tiny.run(home, "git", "mktree"))
+    tiny.run(home, "git", "push", "--quiet", "--force", "origin", f"{empty}:refs/heads/pages")
+    with pytest.raises(UserError, match=r"params\.yaml: not found"):
+        workspace.prepare(root, home, "pages", changes)
+
+
+@pytest.mark.parametrize("name", ["", ".git"])
+def test_a_file_where_the_clone_should_be(home, root, unchecked, name):
+    workspace.prepare(root, home, "main", {})
+    shutil.rmtree(root / name)
+    (root / name).write_text("")
+    try:
+        if name:
+            workspace.prepare(root, home, "main", {})
+            assert tiny.run(root, "git", "status", "--porcelain") == ""
+        else:
+            with pytest.raises(UserError, match="is no folder"):
+                workspace.prepare(root, home, "main", {})
+    finally:
+        if root.is_file():
+            root.unlink()
+
+
+def test_a_shallow_origin(tmp_path, monkeypatch, unchecked):
+    """As CI systems make them."""
+    tiny.settle(monkeypatch, tmp_path)
+    home = tiny.project(tmp_path)
+    tiny.commit(home, **{"source.txt": "2"})
+    origin, shallow = tmp_path / "origin.git", tmp_path / "shallow.git"
+    tiny.run(tmp_path, "git", "clone", "--quiet", "--bare", "--depth=1", origin.as_uri(), str(shallow))
+    tiny.run(home, "git", "remote", "set-url", "origin", str(shallow))
+    with workspace.clone_of(home) as root:
+        workspace.prepare(root, home, "main", {})
+    assert (root / "source.txt").read_text() == "2"
+
+
+def test_a_hook_of_the_users_does_not_run_there(home, root, unchecked, tmp_path, monkeypatch):
+    hook = tmp_path / "hooks/post-checkout"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    (tmp_path / "config").write_text(f"[core]\n\thooksPath = {hook.parent}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    workspace.prepare(root, home, "main", {})
+
+
 def test_a_clone_that_was_cut_off_while_it_was_made_is_mended(home, root, unchecked):
     shutil.rmtree(root, ignore_errors=True)
     (root / ".git").mkdir(parents=True)
