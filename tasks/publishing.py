@@ -16,6 +16,7 @@ from tasks.errors import UserError
 from tasks.git import asked, git
 from tasks.keeping import IDENTITY, TAGS, WRITTEN
 from tasks.layout import EXPORT, PARAMS
+from tasks.params import ExportParams
 from tasks.reading import mapping, section
 from tasks.workspace import BRANCHES, branch, fetch
 
@@ -28,7 +29,8 @@ def ready(root: Path) -> None:
     if not dvc.remote(root):
         raise UserError("publish: no DVC remote. Add one: dvc remote add --default NAME URL, and commit it.")
     url = git(root, "remote", "get-url", "origin")
-    if Path(url, ".git").exists():
+    place = Path(url.removeprefix("file://"))
+    if place.is_dir() and asked(place, "rev-parse", "--is-bare-repository") == "false":
         raise UserError(
             f"publish: {url} is a working tree. Push to a bare one: git remote add (or set-url) origin URL."
         )
@@ -61,14 +63,18 @@ def publish(root: Path, ref: str, due: datetime) -> bool:
     """
     dvc.push(root)
     base = git(root, "rev-parse", "HEAD")
+    git(root, "reset", "--quiet")  # whatever DVC added of its own accord
     git(root, "add", "--", *[name for name in WRITTEN if (root / name).exists()])
-    wanted = []
+    wanted, lease = [], []
     label = f"{_name(root)} {due.astimezone(UTC):%Y-%m-%d}-{digest(root)[:DIGITS]}"
     if asked(root, "diff", "--cached", "--quiet") is None:
         git(root, *identity(root), "commit", "--quiet", "--no-verify", "-m", f"Publish {label}")
-        wanted += [f"HEAD:refs/heads/{ref}"] if branch(root, ref) else []
+        if branch(root, ref):
+            wanted += [f"HEAD:refs/heads/{ref}"]
+            # Also a branch that somebody took back meanwhile has moved: what left it must not return.
+            lease = [f"--force-with-lease=refs/heads/{ref}:{base}"]
     tag = f"{TAGS}/{label.replace(' ', '/')}"
-    if not git(root, "tag", "--list", f"{TAGS}/{_name(root)}/*-{digest(root)[:DIGITS]}"):
+    if not _published(root):
         message = f"{label}\n\n{yaml.safe_dump(headline(root), sort_keys=False)}"
         git(
             root, *identity(root), "tag", "--annotate", "--cleanup=verbatim", "--file", "-", tag, text=message
@@ -78,11 +84,12 @@ def publish(root: Path, ref: str, due: datetime) -> bool:
         log.info("%s is published already", label)
         return True
     try:
-        git(root, "push", "--quiet", "--no-verify", "--atomic", "origin", *wanted)
+        git(root, "push", "--quiet", "--no-verify", "--atomic", *lease, "origin", *wanted)
     except UserError:
-        if f"refs/tags/{tag}" in wanted:
+        tagged = f"refs/tags/{tag}" in wanted
+        if tagged:
             asked(root, "tag", "--delete", tag)
-        if _moved(root, ref, base):
+        if _moved(root, ref, base) or (tagged and _published(root)):
             log.info("somebody else pushed to %s first; going on from there", ref)
             return False
         raise
@@ -107,9 +114,15 @@ def identity(root: Path) -> tuple[str, ...]:
 
 def _moved(root: Path, ref: str, base: str) -> bool:
     """Whether origin's branch is no longer where the run began."""
+    was = branch(root, ref)
     fetch(root)
-    return branch(root, ref) and git(root, "rev-parse", BRANCHES + ref) != base
+    return was and (not branch(root, ref) or git(root, "rev-parse", BRANCHES + ref) != base)
+
+
+def _published(root: Path) -> str:
+    """The tags that the dataset has, of whatever day."""
+    return git(root, "tag", "--list", f"{TAGS}/{_name(root)}/*-{digest(root)[:DIGITS]}")
 
 
 def _name(root: Path) -> str:
-    return str(section(root / PARAMS, "export").get("name"))
+    return str(section(root / PARAMS, "export").get("name") or ExportParams().name)

@@ -3,13 +3,14 @@
 import json
 import logging
 import shutil
+from datetime import timedelta
 
 import pytest
 
 from tasks import delivering, dvc, publishing, workspace
 from tasks.errors import UserError
 from tests import publishing as tiny
-from tests.nights import Nights
+from tests.nights import DUE, Nights
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,10 @@ def test_where_nothing_can_be_published_to_is_told(nights, tmp_path):
     with pytest.raises(UserError, match=r"export\.name: git can't tag a dataset as 'a\.\.b'"):
         publishing.ready(home)
     (home / "params.yaml").write_text(params)
-    tiny.run(home, "git", "remote", "set-url", "origin", str(nights.home))
-    with pytest.raises(UserError, match="is a working tree"):
-        publishing.ready(home)
+    for url in (str(nights.home), nights.home.as_uri(), str(nights.home / ".git")):
+        tiny.run(home, "git", "remote", "set-url", "origin", url)
+        with pytest.raises(UserError, match="is a working tree"):
+            publishing.ready(home)
     (home / ".dvc/config").write_text("")
     with pytest.raises(UserError, match="no DVC remote"):
         publishing.ready(home)
@@ -104,6 +106,69 @@ def test_what_git_will_refuse_is_told_before_any_work(tmp_path, monkeypatch, ref
         publishing.ready(home)
     assert (tiny.run(home, "git", "rev-parse", "HEAD"), tiny.run(home, "git", "tag", "--list")) == before
     assert tiny.run(home, "git", "status", "--porcelain") == ""
+
+
+def raced(nights, monkeypatch, meanwhile):
+    """What publish says if something happens at origin while the data is on its way."""
+    push = dvc.push
+
+    def late(root):
+        push(root)
+        monkeypatch.setattr(dvc, "push", push)
+        meanwhile()
+
+    with workspace.clone_of(nights.home) as root:
+        workspace.prepare(root, nights.home, "main", {"generate.seed": 77})
+        for stage in dvc.stages(root):
+            dvc.reproduce(stage, root, {}, sparse=True)
+        monkeypatch.setattr(dvc, "push", late)
+        return publishing.publish(root, "main", DUE + timedelta(days=30))
+
+
+@pytest.mark.parametrize("how", ["rewound", "deleted"])
+def test_what_left_a_branch_does_not_return(nights, monkeypatch, how):
+    before = nights.main()
+    tiny.run(nights.home, "git", "pull", "--quiet", "--rebase", "origin", "main")
+    tiny.commit(nights.home, **{"leaked.txt": "a key"})
+    where = [f"{before}:refs/heads/main"] if how == "rewound" else [f"{before}:refs/heads/aside", ":main"]
+
+    def taken_back():
+        tiny.run(nights.home, "git", "push", "--quiet", "--force", "origin", *where)
+
+    if how == "deleted":
+        tiny.run(nights.origin, "git", "config", "receive.denyDeleteCurrent", "ignore")
+    tags = nights.tags()
+    try:
+        assert raced(nights, monkeypatch, taken_back) is False
+        heads = tiny.run(nights.origin, "git", "branch", "--format=%(refname:lstrip=2) %(objectname)")
+        assert heads == f"{'main' if how == 'rewound' else 'aside'} {before}"
+        assert nights.tags() == tags
+    finally:
+        tiny.run(nights.home, "git", "reset", "--quiet", "--hard", before)
+        tiny.run(nights.home, "git", "push", "--quiet", "--force", "origin", f"{before}:refs/heads/main")
+        if how == "deleted":
+            tiny.run(nights.home, "git", "push", "--quiet", "origin", ":aside")
+
+
+def test_a_tag_that_another_machine_pushed_first_is_a_lost_race(nights, monkeypatch):
+    """From the same commit of another branch: nothing but the tag is in the way."""
+
+    def tagged():
+        found = publishing.digest(nights.clone)[: publishing.DIGITS]
+        tag = f"dataset/mnist5k-synthetic/{DUE + timedelta(days=30):%Y-%m-%d}-{found}"
+        tiny.run(nights.home, "git", "tag", "--annotate", "--message", "theirs", tag)
+        tiny.run(nights.home, "git", "push", "--quiet", "origin", tag)
+
+    assert raced(nights, monkeypatch, tagged) is False
+    with workspace.clone_of(nights.home) as root:
+        assert publishing.publish(root, "main", DUE) is True
+
+
+def test_a_dataset_without_a_name_has_the_default(nights):
+    params = (nights.home / "params.yaml").read_text()
+    (nights.home / "params.yaml").write_text(params.replace("name: mnist5k-synthetic\n", "shard_size: 5\n"))
+    assert publishing._name(nights.home) == "synthetic"
+    (nights.home / "params.yaml").write_text(params)
 
 
 def test_data_that_nobody_has_is_not_published(nights, monkeypatch):
