@@ -40,7 +40,8 @@ def opened(root: Path) -> Iterator[Any]:
     try:
         with Repo(str(root)) as repo:
             yield repo
-    except (DvcException, sqlite3.OperationalError) as error:  # such as: database or disk is full
+    # Such as: database or disk is full; gs is supported, but requires 'dvc-gs' to be installed.
+    except (DvcException, sqlite3.OperationalError, ImportError) as error:
         raise UserError(f"dvc: {hidden(str(error))}") from None
     except sqlite3.DatabaseError as error:  # as a power cut leaves it
         from dvc.dirs import site_cache_dir

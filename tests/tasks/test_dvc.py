@@ -95,6 +95,14 @@ def test_a_source_that_can_not_be_reached_is_told_in_dvcs_lines(project, monkeyp
         dvc.reproduce("first", project, {})
 
 
+def test_a_store_whose_package_is_missing_is_told(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dvc_gs", None)
+    (project / "dvc.yaml").write_text("stages: {a: {cmd: touch a, deps: ['gs://bucket/x'], outs: [a]}}")
+    with pytest.raises(UserError, match="dvc: gs is supported, but requires 'dvc-gs'"):
+        for stage in dvc.stages(project):
+            dvc.reproduce(stage, project, {})
+
+
 def test_outs_whose_cache_is_gone_are_taken_away(project):
     for stage in ("first", "second"):
         dvc.reproduce(stage, project, {})
