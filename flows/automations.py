@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.settings import get_current_settings
 
-from flows.server import answers
+from flows.server import trouble
 from flows.speaking import plainly
 from tasks.errors import UserError
 
@@ -80,8 +81,7 @@ def write(automation: Automation) -> None:
 
     One that is written anew forgets what it waits for, and is switched on again.
     """
-    told = automation.model_dump_json(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
-    automation.description = f"Written by flows.automations: {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    automation.description = f"Written by flows.automations: {digest(automation)}"
     try:
         found: Any = Automation.read(name=automation.name)
     except ValueError:
@@ -90,6 +90,18 @@ def write(automation: Automation) -> None:
     if found.description != automation.description:
         automation.id = found.id
         automation.update()
+
+
+def digest(automation: Automation) -> str:
+    """Stands for what an automation does, in whichever process."""
+    told = automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
+    words = json.dumps(told, sort_keys=True, default=_plain)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    # A set has another order in each process.
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def main() -> None:
@@ -101,8 +113,8 @@ def main() -> None:
         url = get_current_settings().api.url
         if not url:
             raise UserError("PREFECT_API_URL: not set. Automations live in a server that stays: name it.")
-        if not answers(url):
-            raise UserError(f"PREFECT_API_URL: no server answers at {url}. Start it: prefect server start.")
+        if wrong := trouble(url):
+            raise UserError(f"PREFECT_API_URL: {wrong} Start it: prefect server start.")
         wanted = crashed()
         if name:
             try:

@@ -126,10 +126,10 @@ def settled(
 
 def _begin(places: Any) -> None:
     """Start a worker process: it ends with its parent, which alone hears Ctrl-C, and knows its place."""
-    from tasks.device import PLACE  # torch: not in the process that only hands out
-
     die_with_parent(signal.SIGKILL)  # Prefect catches SIGTERM while a task runs
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from tasks.device import PLACE  # torch: not in the process that only hands out
+
     with places.get_lock():
         os.environ[PLACE] = str(places.value)
         places.value += 1

@@ -25,13 +25,14 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
 
 from flows.help import parser
 from flows.reports import address
 from flows.server import Server, answers
 from flows.speaking import denied, plainly
 from tasks.children import end_with_parent
-from tasks.errors import PassingError, UserError
+from tasks.errors import PassingError, UserError, first_line
 from tasks.layout import PARAMS
 from tasks.params import Params
 from tasks.progress import Progress, watchers
@@ -46,6 +47,14 @@ FINISHED: set[str] = set()
 SHOWN: dict[str, Any] = {}
 # A trial has all cores, so a second one beside it would only share them.
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+def _keep_on(console: Console) -> None:
+    console.quiet = True
+
+
+# Else a pipe that nobody reads any more, since DVC was killed, would end a stage before it has told its end.
+Console.on_broken_pipe = _keep_on  # type: ignore
 
 
 def stage(function: Callable[..., Any]) -> Any:
@@ -209,7 +218,10 @@ def call(stage: Flow, arguments: dict[str, Any]) -> None:
         _call(stage, arguments, parent)
     except TransportError as error:
         if stage.name not in FINISHED:
-            raise
+            raise UserError(
+                f"prefect: its server went away before {stage.name} was finished ({first_line(error)}). "
+                "Run the same command again to go on."
+            ) from None
         log.warning("the server could not be told that %s is finished: %s", stage.name, error)
 
 
@@ -231,6 +243,17 @@ def _call(stage: Flow, arguments: dict[str, Any], parent: str | None) -> None:
     run_flow(stage, flow_run=flow_run, parameters=arguments)
 
 
+def close(client: Any, run: UUID, state: Any) -> None:
+    """Give `state` to a run, and to its tasks that are at work, as shards are when it is killed."""
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+
+    client.set_flow_run_state(run, state, force=True)
+    own = FlowRunFilter.model_validate({"id": {"any_": [run]}})
+    working = TaskRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING"]}}})
+    for step in client.read_task_runs(flow_run_filter=own, task_run_filter=working):
+        client.set_task_run_state(step.id, state, force=True)
+
+
 def close_nested(parent: UUID, state: Any) -> None:
     """Give `state` to the stage's run under a task run if it did not tell its own end, having been killed."""
     from prefect.client.orchestration import get_client
@@ -244,6 +267,6 @@ def close_nested(parent: UUID, state: Any) -> None:
             raise ConnectionError("it does not answer")
         with get_client(sync_client=True) as client:
             for run in client.read_flow_runs(flow_run_filter=nested):
-                client.set_flow_run_state(run.id, state, force=True)
+                close(client, run.id, state)
     except Exception as error:
         log.warning("the server could not be told how a stage ended: %s", error)

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +130,17 @@ def main() -> None:
     """Run the pipeline once, or serve it on the schedule of params.yaml."""
     asked = arguments()
     os.chdir(ROOT)
-    lonely = serving.alone() if asked.serve else nullcontext()
-    with plainly("pipeline"), lonely, Server(stays=asked.serve) as server:
+    with plainly("pipeline"):
         params = read(PARAMS)
         wanted = {name: value for name, value in vars(asked).items() if value is not None and name != "serve"}
         wanted["overrides"] = overriding.parsed(asked.overrides)
-        with connected(server, heartbeat=asked.serve):
-            if asked.serve:
-                serving.serve(pipeline, server, params.schedule, wanted)
-            else:
+        if not asked.serve:
+            with Server() as server, connected(server):
                 call(pipeline, wanted)
+            return
+        due = serving.nightly_at(params.schedule)
+        with serving.alone(), Server(stays=True) as server, connected(server, heartbeat=True):
+            serving.serve(pipeline, server, due, wanted)
 
 
 def arguments() -> argparse.Namespace:

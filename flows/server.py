@@ -16,7 +16,7 @@ import time
 import urllib.request
 from urllib.parse import urlsplit
 
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows.reports import CACHE
 from tasks import dvc
@@ -50,10 +50,10 @@ class Server:
         self.child: subprocess.Popen[bytes] | None = None
         self.ending = False
         url = get_current_settings().api.url
-        if url and not answers(url):
+        if url and (wrong := trouble(url)):
             if stays:
-                raise UserError(f"PREFECT_API_URL: no server answers at {url}. Start it, or unset this.")
-            sys.stderr.write(f"PREFECT_API_URL: no server answers at {url}; going on with a temporary one.\n")
+                raise UserError(f"PREFECT_API_URL: {wrong} Start it, or unset this.")
+            sys.stderr.write(f"PREFECT_API_URL: {wrong} Going on with a temporary one.\n")
             url = None
         self.url = url or (self._stay() if stays else self._start())
 
@@ -82,6 +82,8 @@ class Server:
         asked = get_current_settings().server.api
         here = LOOPBACK if asked.host in ("0.0.0.0", "::") else asked.host
         url = f"http://{here}:{asked.port}/api"
+        if not 0 < asked.port < 2**16:
+            raise UserError(f"PREFECT_SERVER_API_PORT: found {asked.port}; a port is at most 65535.")
         if answers(url):
             raise UserError(
                 f"prefect: port {asked.port} is in use. If a Prefect server is there, name it: "
@@ -123,9 +125,9 @@ class Server:
 
 
 def process(host: str, port: int, settings: dict[str, str], stays: bool = False) -> subprocess.Popen[bytes]:
-    """Start a Prefect server. It ends with the thread that started it.
+    """Start a Prefect server, which has the reports beside its UI if it `stays`.
 
-    One that `stays` has the reports beside its UI, and no Ctrl-C reaches it.
+    It ends with the thread that started it, and no Ctrl-C reaches it: a run that is stopped tells it so.
     """
     factory = "flows.reports:application" if stays else "prefect.server.api.server:create_app"
     return subprocess.Popen(
@@ -136,16 +138,33 @@ def process(host: str, port: int, settings: dict[str, str], stays: bool = False)
         env={**os.environ, **OURS, **settings},
         stdin=subprocess.DEVNULL,
         preexec_fn=die_with_parent,
-        start_new_session=stays,
+        start_new_session=True,
     )
 
 
 def answers(url: str) -> bool:
     """Whether anything takes connections where a URL points, asked for two seconds at most."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=2):
             return True
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         return False
+
+
+def trouble(url: str) -> str | None:
+    """What is wrong with a URL that should be that of Prefect's API; None if nothing is."""
+    if not answers(url):
+        return f"no server answers at {url}."
+    from prefect.client.base import ServerType
+    from prefect.client.orchestration import get_client
+
+    try:
+        with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+            if client.server_type != ServerType.CLOUD:
+                client.api_version()
+    except Exception as error:  # whatever stands in its place may answer anything
+        log.debug("%s", error)
+        return f"what answers at {url} is no Prefect API, whose URL ends in /api, or does not let us in."
+    return None

@@ -196,12 +196,14 @@ def _dvc(
         assert child.stdout is not None
         for line in map(str.rstrip, child.stdout):
             if line:
+                log.info("%s | %s", doing, hidden(line))
+            if line and "resource_tracker" not in line:  # which a killed process leaves, and speaks last
                 lines.append(hidden(line))
-                log.info("%s | %s", doing, lines[-1])
-        if child.wait():
+        if code := child.wait():
             if given_up.is_set():
                 raise UserError(f"{doing}: given up after {hours:g} hours. Run again: it goes on from there.")
-            raise UserError(f"{doing}: failed under DVC. Its last lines:\n" + "\n".join(lines))
+            how = f"DVC was killed by signal {-code}" if code < 0 else "failed under DVC"
+            raise UserError(f"{doing}: {how}. Its last lines:\n" + "\n".join(lines))
     finally:
         watch.cancel()
         stop_group(child)

@@ -2,13 +2,17 @@
 
 import http.server
 import json
+import os
 import queue
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 
 import pytest
 
 from flows import automations
+from tests.house import ROOT
 
 
 @pytest.fixture
@@ -51,6 +55,25 @@ def known():
         yield lambda: sorted(each["name"] for each in listed())
         for each in listed():
             client._client.delete(f"/automations/{each['id']}")
+
+
+def test_what_was_written_by_another_process_is_known_again():
+    """In each, a set has an order of its own."""
+    code = "from flows.automations import *; print([digest(each) for each in crashed()])"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
+    first, second = automations.crashed()
+    assert automations.digest(first) != automations.digest(second)
 
 
 def test_they_are_written_once_and_the_end_of_a_run_is_told(run, known, hook):

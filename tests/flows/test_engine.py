@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from tasks.errors import PassingError, UserError
 from tasks.params import Machine
 from tasks.recipe import Recipe
 from tasks.shards import shard_name
+from tests.house import ROOT
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -34,6 +36,17 @@ def work(folder, function, shards=4, **machine):
 
 def made(folder):
     return sorted(p.name for p in folder.glob("shard-*"))
+
+
+def test_a_worker_ends_with_its_parent_before_it_imports_torch(prefect):
+    """Which takes a second or two."""
+    code = (
+        "import sys; from multiprocessing import Value; from flows import engine; "
+        "engine.die_with_parent = lambda wish: print(wish.name, 'torch' in sys.modules); "
+        "engine._begin(Value('i', 0)); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["SIGKILL", "False", "True"]
 
 
 def tries(folder, shard):

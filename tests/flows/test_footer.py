@@ -5,7 +5,9 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,37 @@ def test_a_dead_server_is_told_and_done_without(monkeypatch, capsys):
     assert "no server answers at http://127.0.0.1:9/api" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stands", ["nothing of Prefect's", "its pages"])
+def test_what_is_no_api_is_told(stands):
+    """Another server, or Prefect's own without the /api: any address there has a page."""
+
+    class Stands(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(404 if stands.startswith("nothing") else 200)
+            self.send_header("Content-Length", "15")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>")
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Stands) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        assert server.trouble(url) == (
+            f"what answers at {url} is no Prefect API, whose URL ends in /api, or does not let us in."
+        )
+        other.shutdown()
+    for wrong in ("http://127.0.0.1:80000/api", "http://[", "nonsense"):
+        assert server.trouble(wrong) == f"no server answers at {wrong}."
+
+
+def test_prefects_own_api_is_in_order(prefect):
+    from prefect.settings import PREFECT_API_URL
+
+    assert server.trouble(PREFECT_API_URL.value()) is None
+
+
 @pytest.mark.parametrize("end", ["exits", "hangs"])
 def test_a_server_that_does_not_come_up_is_told(monkeypatch, end):
     seconds = "60" if end == "hangs" else "0"
@@ -175,7 +208,7 @@ def test_a_server_that_went_away_does_not_undo_finished_work(monkeypatch):
     stage = footer.stage(work)
     footer.call(stage, {"n": 1})
     assert done == [1]
-    with pytest.raises(ConnectError):
+    with pytest.raises(UserError, match="its server went away before work was finished"):
         footer.call(stage, {"n": 2, "early": True})
 
 

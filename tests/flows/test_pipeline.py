@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -155,22 +156,36 @@ def test_only_evaluate_reads_the_test_split(by_dvc):
         aside.rename(test)
 
 
-def killed_at_work(project, stage, begun):
-    """Run a stage, SIGKILL all of its processes once `begun` lies in its unfinished work; return that."""
+def ended_at_work(project, stage, begun, wish):
+    """Run a stage, and signal all of its processes once `begun` lies in its unfinished work.
+
+    Returns what lies there, its exit code and what it said.
+    """
     running = subprocess.Popen(
         [sys.executable, "-m", f"flows.{stage}"],
         cwd=project.root,
         env=project.environment,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
     folder = project.root / "data/.unfinished" / stage
     while running.poll() is None and not list(folder.glob(f"*/{begun}")):
         time.sleep(0.005)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    return list(folder.glob(f"*/{begun}"))
+    os.killpg(running.pid, wish)
+    said = running.communicate(timeout=60)[1]
+    return list(folder.glob(f"*/{begun}")), running.returncode, said
+
+
+def test_ctrl_c_ends_a_stage_at_once(by_dvc):
+    """A terminal sends it to all of them; the stage tells its end to its own server, which stays for it."""
+    found, code, said = ended_at_work(by_dvc, "train", "state.safetensors", signal.SIGINT)
+    assert found
+    assert (code, "Traceback" in said) == (130, False)
+    assert "train: stopped. Run the same command again to go on." in said
+    assert "Error" not in said
+    shutil.rmtree(found[0].parent)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +195,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(by_dvc, stage, begun):
     """The samples by two processes, where one drew them before: who draws them changes nothing."""
     path, index = by_dvc.root / "params.yaml", by_dvc.root / STAGES[stage]["outs"][0] / "index.json"
     before, params = index.read_bytes(), path.read_text()
-    assert killed_at_work(by_dvc, stage, begun)
+    assert ended_at_work(by_dvc, stage, begun, signal.SIGKILL)[0]
     path.write_text(params.replace("workers: 1", "workers: 2"))
     try:
         said = by_dvc.run(sys.executable, "-m", f"flows.{stage}").stderr

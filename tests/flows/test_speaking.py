@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,6 +19,48 @@ def test_versions_are_listed_without_prefect():
     code = "import sys, flows.versions; print('prefect' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"PREFECT_SERVER_API_PORT": "abc"}, "prefect: its settings, PREFECT_HOME and others, can't be used"),
+        ({}, "stopped."),
+    ],
+)
+def test_plain_words_from_the_first_import_on(tmp_path, setting, words):
+    """Of a wrong setting, and of Ctrl-C, for which something stands in Prefect's place."""
+    if not setting:
+        (tmp_path / "prefect.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), **setting}
+    command = [sys.executable, "-m", "flows.export"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stage_goes_on_whose_log_nobody_reads_any_more(tmp_path):
+    """Since DVC was killed: it is to tell the server of its end."""
+    code = (
+        "import logging, os; from pathlib import Path; from flows import footer; "
+        "from flows.speaking import speak; "
+        "speak(); reads, writes = os.pipe(); os.dup2(writes, 1); os.dup2(writes, 2); os.close(reads); "
+        "[logging.getLogger('prefect.engine').error('broken') for _ in range(2)]; "
+        f"Path({str(tmp_path / 'done')!r}).touch(); os._exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 7
+    assert (tmp_path / "done").exists()
+
+
+def test_a_server_that_is_asked_again_is_told_in_one_line():
+    try:
+        raise ConnectionError("refused")
+    except ConnectionError:
+        record = logging.LogRecord("x", logging.WARNING, "", 0, "switching to polling", (), sys.exc_info())
+    speaking.speak()
+    assert all(f(record) for f in logging.getLogger("prefect.FlowRunCancellingObserver").filters)
+    assert record.exc_info is None
 
 
 def test_plainly_says_the_error_and_exits_1(capsys):

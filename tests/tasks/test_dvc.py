@@ -99,8 +99,7 @@ def test_a_store_whose_package_is_missing_is_told(project, monkeypatch):
     monkeypatch.setitem(sys.modules, "dvc_gs", None)
     (project / "dvc.yaml").write_text("stages: {a: {cmd: touch a, deps: ['gs://bucket/x'], outs: [a]}}")
     with pytest.raises(UserError, match="dvc: gs is supported, but requires 'dvc-gs'"):
-        for stage in dvc.stages(project):
-            dvc.reproduce(stage, project, {})
+        dvc.stages(project)
 
 
 def test_outs_whose_cache_is_gone_are_taken_away(project):
@@ -179,6 +178,20 @@ def test_a_store_that_hangs_is_given_up(project, monkeypatch, doing):
     monkeypatch.setattr(dvc, "remote", lambda root: "store")
     with pytest.raises(UserError, match=f"{doing}: given up after"):
         dvc.push(project) if doing == "push" else dvc.fetch(["first.txt"], project)
+
+
+def test_a_killed_dvc_is_told_as_such(project):
+    (project / "dvc").mkdir()
+    (project / "dvc/__init__.py").write_text("")
+    (project / "dvc/__main__.py").write_text(
+        "import os\n"
+        "print('at work', flush=True)\n"
+        "print('resource_tracker: leaked', flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    with pytest.raises(UserError) as told:
+        dvc._dvc(["repro"], project, os.environ, "train")
+    assert str(told.value) == "train: DVC was killed by signal 9. Its last lines:\nat work"
 
 
 SLOW = """
