@@ -139,8 +139,18 @@ def main() -> None:
                 call(pipeline, wanted)
             return
         due = serving.nightly_at(params.schedule)
+        if wanted.get("publish", True):
+            warn()
         with serving.alone(), Server(stays=True) as server, connected(server, heartbeat=True):
             serving.serve(pipeline, server, due, wanted)
+
+
+def warn() -> None:
+    """Say now what every night would fail of. It may be mended at origin before the first one."""
+    try:
+        publishing.possible(ROOT)
+    except UserError as error:
+        log.warning("as it is, nights will fail: %s", error)
 
 
 def arguments() -> argparse.Namespace:

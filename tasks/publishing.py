@@ -24,8 +24,8 @@ log = logging.getLogger("mintage.publishing")
 DIGITS = 8
 
 
-def ready(root: Path) -> None:
-    """Raise UserError, before any work, if there is nowhere to publish to, or git will refuse it."""
+def possible(root: Path) -> None:
+    """Raise UserError if there is nowhere to publish to."""
     if not dvc.remote(root):
         raise UserError("publish: no DVC remote. Add one: dvc remote add --default NAME URL, and commit it.")
     url = git(root, "remote", "get-url", "origin")
@@ -34,6 +34,11 @@ def ready(root: Path) -> None:
         raise UserError(
             f"publish: {url} is a working tree. Push to a bare one: git remote add (or set-url) origin URL."
         )
+
+
+def ready(root: Path) -> None:
+    """Raise UserError, before any work, if there is nowhere to publish to, or git will refuse it."""
+    possible(root)
     name = _name(root)
     if asked(root, "check-ref-format", f"refs/tags/{TAGS}/{name}/x") is None:
         raise UserError(f"export.name: git can't tag a dataset as {name!r}. Choose another name.")

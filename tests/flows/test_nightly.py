@@ -146,6 +146,18 @@ def test_a_bad_night_keeps_the_cache_level_too(base, monkeypatch):
     assert kept == [5]
 
 
+def test_what_every_night_would_fail_of_is_said_at_once(base, monkeypatch, caplog):
+    nightly.warn()
+    assert caplog.messages == []
+    tiny.run(base / "home", "git", "remote", "remove", "origin")
+    try:
+        nightly.warn()
+    finally:
+        tiny.run(base / "home", "git", "remote", "add", "origin", str(base / "origin.git"))
+    (told,) = caplog.messages
+    assert told.startswith("as it is, nights will fail: git remote: failed")
+
+
 def test_what_changes_files_needs_a_clone():
     with pytest.raises(UserError, match="`ref`"):
         nightly.here({"train.images": 9}, publish=False)
