@@ -39,8 +39,8 @@ def asked(root: Path, *arguments: str) -> str | None:
 
 
 def ignored(root: Path, path: str) -> bool:
-    """Whether git is told to leave a path out."""
-    return asked(root, "check-ignore", "--quiet", path) is not None
+    """Whether git is told to leave a path out, be it a file or a folder: it may not be there."""
+    return bool(asked(root, "check-ignore", path, f"{path}/"))
 
 
 def _run(root: Path, arguments: tuple[str, ...], text: str | None) -> subprocess.CompletedProcess[str]:
