@@ -165,9 +165,10 @@ def run(stage: Flow, ahead: str | None = None) -> None:
     `ahead` names the module whose slow imports may as well happen while the server comes up.
     """
     parser(stage.name, stage.description).parse_args()
-    if PARENT in os.environ:
+    nested = PARENT in os.environ
+    if nested:
         end_with_parent()
-    with plainly(stage.name), Server() as server:
+    with plainly(stage.name), Server(known=nested) as server:
         arguments = arguments_of(stage, read(PARAMS))
         if ahead:
             import_module(ahead)

@@ -44,13 +44,14 @@ class Server:
 
     One that `stays` has all of Prefect's services, the UI among them, at Prefect's own host and port.
     Raises UserError then if a server that settings name does not answer, or if the port is taken.
+    One that is `known`, as a nested run's is, is only asked whether it takes connections.
     """
 
-    def __init__(self, stays: bool = False) -> None:
+    def __init__(self, stays: bool = False, known: bool = False) -> None:
         self.child: subprocess.Popen[bytes] | None = None
         self.ending = False
         url = get_current_settings().api.url
-        if url and (wrong := trouble(url)):
+        if url and (wrong := trouble(url, known)):
             if stays:
                 raise UserError(f"PREFECT_API_URL: {wrong} Start it, or unset this.")
             sys.stderr.write(f"PREFECT_API_URL: {wrong} Going on with a temporary one.\n")
@@ -153,10 +154,12 @@ def answers(url: str) -> bool:
         return False
 
 
-def trouble(url: str) -> str | None:
-    """What is wrong with a URL that should be that of Prefect's API; None if nothing is."""
+def trouble(url: str, known: bool = False) -> str | None:
+    """What is wrong with a URL of Prefect's API, `known` to be one, or else asked; None if nothing is."""
     if not answers(url):
         return f"no server answers at {url}."
+    if known:
+        return None
     from prefect.client.base import ServerType
     from prefect.client.orchestration import get_client
 
