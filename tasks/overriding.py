@@ -1,6 +1,7 @@
 """Overrides: what a run wants otherwise than params.yaml, written into it before any work."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from tasks.shards import whole
 
 SEED = "generate.seed"
 TEXT = "tag:yaml.org,2002:str"
+# Of whatever else, such as `?0` in a flow or a next line (U+0085), the two think differently.
+PLAIN = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
 
 
 def changes(overrides: Mapping[str, Any], fresh: datetime | None) -> dict[str, Any]:
@@ -83,9 +86,8 @@ def _written(value: Any) -> Any:
         return [_written(each) for each in value]
     if not isinstance(value, str):
         return value
-    plain = SafeLoader("").resolve(ScalarNode, value, (True, False)) == TEXT
-    # A next line (U+0085) is a line to one of the two alone.
-    return value if plain and "\x85" not in value else DoubleQuotedScalarString(value)
+    plain = SafeLoader("").resolve(ScalarNode, value, (True, False)) == TEXT and PLAIN.fullmatch(value)
+    return value if plain else DoubleQuotedScalarString(value)
 
 
 def _number(representer: Any, value: float) -> Any:

@@ -11,8 +11,6 @@ import yaml
 from flows import pipeline as nightly
 from flows import serving
 from tasks import dvc, publishing, workspace
-from tasks.errors import UserError
-from tasks.params import Schedule
 from tests.house import ROOT, SHIPPED
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,11 +81,6 @@ def test_serving_takes_the_flows_parameters(monkeypatch):
     assert asked["parameters"] == {
         "fresh": True, "ref": "v1", "publish": False, "overrides": {"train.images": 9},
     }  # fmt: skip
-
-
-def test_a_cron_line_that_is_none_is_told():
-    with pytest.raises(UserError, match=r"schedule\.cron: .*nightly at two"):
-        serving.nightly_at(Schedule(cron="nightly at two"))
 
 
 def test_the_readmes_lines_are_all_that_a_night_needs(tmp_path, monkeypatch):

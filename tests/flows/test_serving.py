@@ -159,7 +159,9 @@ def test_its_runs_give_signs_of_life_and_end_with_it(monkeypatch):
     assert not flow.run.is_alive()
 
 
-@pytest.mark.parametrize("cron", ["nonsense", "* * * * * *", "0 25 * * *", "0 0 31 2 *", "@daily", ""])
+@pytest.mark.parametrize(
+    "cron", ["nonsense", "nightly at two", "* * * * * *", "0 25 * * *", "0 0 31 2 *", "@daily", ""]
+)
 def test_a_time_that_never_comes_or_all_the_time_is_told(cron):
     with pytest.raises(UserError, match=r"schedule\.cron: .*Give five fields"):
         serving.nightly_at(Schedule(cron=cron))

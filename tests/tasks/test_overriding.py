@@ -80,6 +80,7 @@ VALUES = (
 @example(value=1e-05)
 @example(value=1e22)
 @example(value="\x85x")
+@example(value="?0")
 def test_a_value_is_read_as_it_was_given(tmp_path_factory, value):
     """It is written by ruamel, after YAML 1.2, and read by PyYAML, after 1.1."""
     path = tmp_path_factory.mktemp("read") / "params.yaml"
