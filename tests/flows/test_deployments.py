@@ -59,6 +59,8 @@ def served(monkeypatch, *given):
     monkeypatch.setattr(nightly.Server, "wait", lambda self: self.url)
     monkeypatch.setattr(serving, "alone", contextlib.nullcontext)  # somebody may serve on this machine
     monkeypatch.setattr(serving, "stop_workers", lambda: None)  # the suite's own, here
+    for question in ("refuse_a_second", "catch_up"):  # of a server that there is none of
+        monkeypatch.setattr(serving, question, lambda *asked: None)
     monkeypatch.setattr(
         type(nightly.pipeline), "serve", lambda self, name, **wanted: asked.update(wanted, name=name)
     )
