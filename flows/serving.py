@@ -119,7 +119,7 @@ def refuse_a_second(flow: Flow, url: str) -> None:
 def catch_up(flow: Flow) -> None:
     """Of the nights that were missed while nobody served, leave the last alone: the others are history."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
     missed = {
@@ -130,8 +130,7 @@ def catch_up(flow: Flow) -> None:
     with get_client(sync_client=True) as client:
         while True:
             runs = client.read_flow_runs(
-                flow_filter=FlowFilter.model_validate({"name": {"any_": [flow.name]}}),
-                deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [NAME]}}),
+                **_ours(flow),
                 flow_run_filter=FlowRunFilter.model_validate(missed),
                 sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             )
@@ -151,7 +150,7 @@ def bury(flow: Flow) -> None:
     And stages of runs that are over, which were killed before they could tell it.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed, State
 
@@ -159,8 +158,7 @@ def bury(flow: Flow) -> None:
     alive = {"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}}
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(
-            flow_filter=FlowFilter.model_validate({"name": {"any_": [flow.name]}}),
-            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [NAME]}}),
+            **_ours(flow),
             flow_run_filter=FlowRunFilter.model_validate({"state": alive}),
         ):
             own = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
@@ -173,3 +171,12 @@ def bury(flow: Flow) -> None:
             above = client.read_task_run(run.parent_task_run_id).flow_run_id
             if above and (state := client.read_flow_run(above).state) and state.is_final():
                 close(client, run.id, down)
+
+
+def _ours(flow: Flow) -> dict[str, Any]:
+    from prefect.client.schemas.filters import DeploymentFilter, FlowFilter
+
+    return {
+        "flow_filter": FlowFilter.model_validate({"name": {"any_": [flow.name]}}),
+        "deployment_filter": DeploymentFilter.model_validate({"name": {"any_": [NAME]}}),
+    }

@@ -66,7 +66,7 @@ def speak() -> None:
     for logger in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(logger).addFilter(PlainErrors())
     for logger in ("prefect.FlowRunCancellingObserver", "prefect.FlowRunSuspendingObserver"):
-        logging.getLogger(logger).addFilter(short)
+        logging.getLogger(logger).addFilter(untraced)
 
 
 def denied(error: object) -> bool:
@@ -83,7 +83,7 @@ class PlainErrors(logging.Filter):
         return not (isinstance(error, UserError) or denied(error))
 
 
-def short(record: logging.LogRecord) -> bool:
+def untraced(record: logging.LogRecord) -> bool:
     """Takes the traceback from a record: of a server that went away, and is asked again."""
     record.exc_info = None
     return True

@@ -4,7 +4,7 @@ import numpy as np
 
 from tasks.decoding import decode, upright
 from tasks.opening import open_image
-from tasks.params import Mask
+from tasks.params.values import Mask
 
 NAMED = 3  # unknown values, at most, of which a reason tells
 

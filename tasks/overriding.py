@@ -63,7 +63,7 @@ def override(path: Path, changes: Mapping[str, Any]) -> None:
     """
     if not changes:
         return
-    mapping(path, "sections such as `ingest:`")
+    mapping(path, "sections such as `ingest:`")  # else an empty file or a list is told in ruamel's words
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 10_000
     yaml.representer.add_representer(type(None), _null)

@@ -16,6 +16,7 @@ LOGIN = re.compile(r"(\w+://)[^/\s]*@")
 SIGNED = re.compile(
     r"(^|[-_])(token|sig|signature|secret|password|passwd|credential)s?$|(api|access)[-_]?key", re.I
 )
+QUERY = re.compile(r"([?&]([^=&\s]+)=)[^&\s'\"]+")
 STORES = re.compile("^(AWS|AZURE|GOOGLE|GCP|GCLOUD|GIT|SSH|DVC_STUDIO)_")
 # A stage tells Prefect's server what it does, and nobody else.
 PREFECT = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
@@ -52,6 +53,7 @@ def keyed(url: str) -> bool:
 def hidden(text: str) -> str:
     """`text` with passwords in URLs, and the values of our environment's secrets, put out of sight."""
     text = LOGIN.sub(r"\1***@", text)
+    text = QUERY.sub(lambda found: f"{found[1]}***" if SIGNED.search(found[2]) else found[0], text)
     for name, value in os.environ.items():
         if SECRET.search(name):
             for part in sorted({value, *value.splitlines()}, key=len, reverse=True):  # a log has lines

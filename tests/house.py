@@ -34,7 +34,8 @@ NO_DEPS = {
     "tasks/children.py",
     "tasks/errors.py",
     "tasks/layout.py",
-    "tasks/params.py",
+    "tasks/params/__init__.py",
+    "tasks/params/values.py",
     "tasks/reading.py",
     "tasks/progress.py",
 }

@@ -12,7 +12,7 @@ from PIL import Image
 from tasks.errors import UserError, first_line
 from tasks.fetching.remote import is_remote
 from tasks.fetching.source import Item, Source, in_order
-from tasks.params import NO_LOGIN, Section, keyed
+from tasks.params.values import Keyless, Section
 from tasks.reading import mapping, parse
 from tasks.shards import png
 
@@ -32,7 +32,7 @@ class NamedSource(Section):
 class NamedUrl(Section):
     """What a named-source file holds instead, if its images lie where DVC can't look."""
 
-    url: str
+    url: Keyless
 
 
 def named_url(path: Path) -> str | None:
@@ -41,8 +41,6 @@ def named_url(path: Path) -> str | None:
     if "url" not in found:
         return None
     url = parse(NamedUrl, found, str(path)).url
-    if keyed(url):
-        raise UserError(f"{path}: url: {NO_LOGIN}.")
     if not is_remote(url):
         raise UserError(f"{path}: url: found {url!r}. Give one of https://, s3://, gs:// or hf://.")
     return url

@@ -11,7 +11,8 @@ import numpy as np
 from tasks.errors import UserError
 from tasks.judging import Reference
 from tasks.originals import LOOKS
-from tasks.params import FilterParams, Limit
+from tasks.params import FilterParams
+from tasks.params.values import Limit
 
 
 class Rule(NamedTuple):

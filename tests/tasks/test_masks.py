@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from tasks.errors import UserError
 from tasks.imaging import fit
 from tasks.masks import Unmapped, mapped, read
-from tasks.params import Mask, PreprocessParams
+from tasks.params import PreprocessParams
+from tasks.params.values import Mask
 from tasks.shards import Shards
 from tests.pictures import encoded, ingested, made, preprocessed, rejects, write
 

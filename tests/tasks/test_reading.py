@@ -59,6 +59,10 @@ def test_sections_are_the_stages_and_four_more():
         ({"gates__accuracy": {}}, ["gates.accuracy", "min, max or both"]),
         ({"train__family": "gna"}, ["train.family", "'gna'", "diffusion"]),
         ({"ingest__source": "https://me:hush@host/a.zip"}, ["'https://***@host/a.zip'", "holds a login"]),
+        (
+            {"ingest__source": "https://host/a?sig=hush"},
+            ["'https://host/a?sig=***'", "holds a login"],
+        ),
         ({"schedule__timezone": "Mars/Olympus"}, ["schedule.timezone", "'Mars/Olympus'", "Europe/Berlin"]),
         ({"machin": {}}, ["machin", "did you mean 'machine'"]),
         ({"export": None}, ["export"]),

@@ -66,6 +66,11 @@ def test_no_line_of_a_key_is_shown(monkeypatch):
     assert hidden("read abcdefghijkl, about it") == "read ***, about it"
 
 
+def test_no_token_of_a_query_is_shown():
+    said = "found 'https://host/x.zip?v=1&sig=abc%3D&X-Amz-Signature=def'. https://host/y?key=z"
+    assert hidden(said) == "found 'https://host/x.zip?v=1&sig=***&X-Amz-Signature=***'. https://host/y?key=z"
+
+
 @pytest.mark.parametrize(
     ("url", "holds"),
     [

@@ -7,7 +7,8 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.originals import LOOKS
-from tasks.params import FilterParams, Limit
+from tasks.params import FilterParams
+from tasks.params.values import Limit
 from tasks.scoring.limits import MEANINGS, RULES, beyond, limits
 
 OFF = dict.fromkeys(RULES, None)

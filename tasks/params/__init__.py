@@ -4,14 +4,11 @@ A section is a stage's params; `machine` says how work is carried out, and is no
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
@@ -19,32 +16,17 @@ from pydantic import (
 
 from tasks.arms import checked
 from tasks.layout import NO_REFERENCES
-from tasks.secrets import keyed
+from tasks.params.values import Keyless, Limit, Mask, Reason, Section, as_names
 
 Precision = Literal["auto", "fp32", "bf16"]
 Pairs = Literal["stem", "a_to_b", "b_to_a", "left_to_right", "right_to_left"]
 MOST_OVERSAMPLE = 1_000.0
-NO_LOGIN = (
-    "holds a login, a token or a signature, which would be committed and published. Leave it out: stores "
-    "take their keys from the environment, such as AWS_SECRET_ACCESS_KEY"
-)
-
-
-class Section(BaseModel):
-    """A block of params.yaml: frozen, and strict about names and types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _as_names(value: Any) -> Any:
-    """Blocks by class, whose names are texts: YAML reads a class called 3 as a number."""
-    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
 
 
 class IngestParams(Section):
     """Where real images come from, and how many may be bad."""
 
-    source: str = Field(min_length=1)
+    source: Keyless = Field(min_length=1)
     revision: str | None = Field(None, min_length=1)
     pairs: Pairs | None = None
     max_pixels: int = Field(50_000_000, gt=0)
@@ -57,8 +39,6 @@ class IngestParams(Section):
     def _watched(cls, value: str) -> str:
         """DVC knows no hf://, and of a folder on the web it sees only the index page."""
         where = urlsplit(value)
-        if keyed(value):
-            raise ValueError(NO_LOGIN)
         if where.scheme == "hf" or (where.scheme in ("http", "https") and where.path.endswith("/")):
             raise ValueError(
                 f"DVC can't tell when it changes. Write `url: {value}` into a file such as "
@@ -79,37 +59,6 @@ class SplitFractions(Section):
         if abs(self.train + self.calibrate + self.test - 1) > 1e-6:
             raise ValueError("train, calibrate and test must add up to 1")
         return self
-
-
-Colour = Annotated[str, Field(pattern="^#?[0-9a-fA-F]{6}$")]
-
-
-class Mask(Section):
-    """How the pixels of a paired mask become ids, which count from 0; one of the four is given.
-
-    ids: they are ids, so many (a PNG of indices, or with a palette). values, colours: a pixel's id is the
-    place of its value, or of its colour (RRGGBB), in this list. threshold: greys from it on are 1, others 0.
-    """
-
-    ids: int | None = Field(None, ge=2, le=256)
-    values: list[Annotated[int, Field(ge=0, lt=2**16)]] | None = Field(None, min_length=2, max_length=256)
-    colours: list[Colour] | None = Field(None, min_length=2, max_length=256)
-    threshold: int | None = Field(None, ge=1, le=255)
-
-    @model_validator(mode="after")
-    def _one(self) -> "Mask":
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give one of ids, values, colours and threshold")
-        colours = [colour.removeprefix("#").lower() for colour in self.colours or ()]
-        for listed in (self.values or [], colours):
-            if len(set(listed)) < len(listed):
-                raise ValueError("lists something twice")
-        return self
-
-    @property
-    def count(self) -> int:
-        """How many ids there are."""
-        return self.ids or len(self.values or self.colours or (0, 1))
 
 
 class PreprocessParams(Section):
@@ -154,7 +103,7 @@ class CalibrateParams(Section):
     images: int = Field(60_000, gt=0)
     batch: int = Field(128, gt=1)
     learning_rate: float = Field(4e-3, gt=0)
-    extractors: list[Literal["efficientnet_lite0", "inception_v3", "dinov2"]] = []
+    extractors: list[Literal["efficientnet_lite0", "inception_v3", "dinov2"]] = Field([])
     extractor_images: int = Field(2_000, gt=5)
     precision: Precision = "auto"
     seed: int = Field(1, ge=0, lt=2**31)
@@ -190,7 +139,7 @@ class GenerateParams(Section):
     precision: Precision = "auto"
     shard_size: int = Field(1_000, gt=0)
 
-    _named = field_validator("class_counts", mode="before")(_as_names)
+    _named = field_validator("class_counts", mode="before")(as_names)
 
     @field_validator("class_counts")
     @classmethod
@@ -198,36 +147,6 @@ class GenerateParams(Section):
         if isinstance(value, dict) and (not value or min(value.values()) < 0 or not sum(value.values())):
             raise ValueError("give each class a number of samples, at least one in all")
         return value
-
-
-class Limit(Section):
-    """Where a measure's limit lies: at a share of held-out real images, or a value; for some classes another.
-
-    slack: how many times as far out as the share says, for what generators do a little of without harm.
-    """
-
-    share: float | None = Field(None, ge=0.0, le=1.0)
-    slack: float = Field(1.0, ge=1.0, allow_inf_nan=False)
-    value: float | None = Field(None, allow_inf_nan=False)
-    classes: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
-
-    _named = field_validator("classes", mode="before")(_as_names)
-
-    @model_validator(mode="after")
-    def _one(self) -> "Limit":
-        if self.share is not None and self.value is not None:
-            raise ValueError("give share or value, not both")
-        if self.share is None and self.value is None and not self.classes:
-            raise ValueError("give share, value or classes")
-        return self
-
-
-def _as_limit(found: Any) -> Any:
-    """A bare number is a share."""
-    return {"share": found} if isinstance(found, int | float) else found
-
-
-Reason = Annotated[Limit | None, BeforeValidator(_as_limit)]
 
 
 class FilterParams(Section):
@@ -300,15 +219,13 @@ class Machine(Section):
     threads: int | None = Field(None, ge=1)
     engine: Literal["local", "dask"] = "local"
     workers: int | None = Field(None, ge=1)
-    scheduler: str | None = None
+    scheduler: Keyless | None = None
     max_retries: int = Field(2, ge=0)
 
     @model_validator(mode="after")
     def _reachable(self) -> "Machine":
         if (self.engine == "dask") != (self.scheduler is not None):
             raise ValueError("engine dask and the scheduler's address (tcp://host:8786) go together")
-        if self.scheduler and keyed(self.scheduler):
-            raise ValueError(f"scheduler {NO_LOGIN}")
         return self
 
 
@@ -341,7 +258,7 @@ class Params(Section):
     evaluate: EvaluateParams
     export: ExportParams
     families: dict[str, dict[str, Any]]
-    gates: dict[str, Bound] = {}
+    gates: dict[str, Bound] = Field({})
     machine: Machine = Machine()
     schedule: Schedule = Schedule()
 
